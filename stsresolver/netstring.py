@@ -1,0 +1,51 @@
+"""Netstrings, the frames of Postfix's socketmap protocol (socketmap_table(5)).
+
+    netstring = length ":" payload ","        length: decimal, no leading zero but "0" itself
+
+Pure functions on bytes. A buffer that can never become a netstring raises `NetstringError`, as
+early as its first wrong byte; one that merely is not complete yet is no error.
+"""
+
+from __future__ import annotations
+
+import re
+
+# A key is at most 10,000 bytes for Postfix; map name and space come on top.
+MAX_REQUEST = 10_300
+# Postfix refuses a longer reply and is out of step with the server from there on.
+MAX_REPLY = 100_000
+
+_LENGTH = re.compile(rb"(0|[1-9][0-9]{0,5}):")
+_LENGTH_BEGUN = re.compile(rb"(0|[1-9][0-9]{0,5})?")
+
+
+class NetstringError(ValueError):
+    """The bytes are no netstring, or one longer than allowed."""
+
+
+def encode(payload: bytes) -> bytes:
+    """Return `payload` as a netstring."""
+    return b"%d:%b," % (len(payload), payload)
+
+
+def cut(buffer: bytes | bytearray, limit: int = MAX_REQUEST) -> tuple[bytes, int] | None:
+    """Find the netstring that `buffer` begins with.
+
+    Return its payload and how many bytes of `buffer` it takes, or None while it is not complete.
+    Raise `NetstringError` for anything else, and for a payload over `limit` bytes (below 1,000,000).
+    """
+    head = _LENGTH.match(buffer)
+    if head is None:
+        if _LENGTH_BEGUN.fullmatch(buffer):
+            return None
+        raise NetstringError(f"no netstring: {bytes(buffer[:16])!r}")
+    length = int(head[1])
+    if length > limit:
+        raise NetstringError(f"a netstring of {length} bytes, over the limit of {limit}")
+    start = head.end()
+    end = start + length
+    if len(buffer) <= end:
+        return None
+    if buffer[end] != ord(","):
+        raise NetstringError("a netstring without its final comma")
+    return bytes(buffer[start:end]), end + 1
