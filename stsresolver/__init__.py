@@ -12,8 +12,7 @@ The daemon for Postfix and the query tool stand on the same `Resolver`.
 from .resolver import Resolver
 from .results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
 from .sts import Mode, Policy
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "Cause",
@@ -25,4 +24,5 @@ __all__ = [
     "NotChanged",
     "Policy",
     "Resolver",
+    "__version__",
 ]

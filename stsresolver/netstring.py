@@ -32,7 +32,7 @@ def cut(buffer: bytes | bytearray, limit: int = MAX_REQUEST) -> tuple[bytes, int
     """Find the netstring that `buffer` begins with.
 
     Return its payload and how many bytes of `buffer` it takes, or None while it is not complete.
-    Raise `NetstringError` for anything else, and for a payload over `limit` bytes (below 1,000,000).
+    Raise `NetstringError` for anything else, and for a payload over `limit` bytes, under a million.
     """
     head = _LENGTH.match(buffer)
     if head is None:

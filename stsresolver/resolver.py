@@ -1,1 +1,65 @@
-class Resolver: ...
+"""The resolver: is there an MTA-STS policy for a domain, and what does it say?
+
+Finds the TXT record, then fetches the policy (RFC 8461 §3.1, §3.3). It remembers nothing: what
+stays in force, and for how long, is decided in `policies`. Plain data goes in and comes out, so
+that the work may as well be done in another process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .discovery import Discovery
+from .domains import a_labels
+from .fetch import Fetcher
+from .results import Failure, Found, Lookup, NoPolicy, NotChanged
+from .sts import Policy
+
+
+class Resolver:
+    """Looks up MTA-STS policies.
+
+    `timeout`: seconds, for DNS and for HTTPS each, as a total of all their steps.
+    `resolv_conf`: the file with the name servers, read again whenever it changes.
+    `dns_port`, `https_port`: where to connect to; names and URLs stay those of the standard.
+
+    One resolver may be used by any number of threads at once. A domain may be given as U-labels
+    or A-labels; text that is no domain name of two labels or more raises `ValueError`. Nothing
+    else is raised: what goes wrong is a result.
+    """
+
+    def __init__(
+        self,
+        timeout: float = 4.0,
+        *,
+        resolv_conf: str = "/etc/resolv.conf",
+        dns_port: int = 53,
+        https_port: int = 443,
+    ) -> None:
+        discovery = Discovery(timeout, resolv_conf, dns_port)
+        self._discovery = discovery
+        self._fetcher = Fetcher(timeout, discovery, https_port)
+
+    def resolve(self, domain: str, known_id: str | None = None) -> Lookup:
+        """Look up the policy of `domain`.
+
+        With `known_id`, the id of a policy that the caller has, the policy is fetched only if
+        the record carries another id.
+        """
+        found = self.policy_id(domain)
+        if not isinstance(found, str):
+            return found
+        if found == known_id:
+            return NotChanged(found)
+        policy = self.fetch(domain)
+        if isinstance(policy, Failure):
+            return replace(policy, id=found)
+        return Found(policy, found)
+
+    def policy_id(self, domain: str) -> str | NoPolicy | Failure:
+        """Return the id that the TXT record of `domain` carries; only DNS is asked."""
+        return self._discovery.policy_id(a_labels(domain))
+
+    def fetch(self, domain: str) -> Policy | Failure:
+        """Fetch the policy of `domain` from its policy host, whatever the TXT record says."""
+        return self._fetcher.fetch(a_labels(domain))

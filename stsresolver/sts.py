@@ -131,7 +131,8 @@ class Policy:
 # sts-policy-field-delim = ":" *WSP, and *WSP may end the line
 # sts-policy-ext-value   = sts-policy-vchar [*(%x20 / sts-policy-vchar) sts-policy-vchar]
 # sts-policy-vchar       = %x21-7E / UTF8-2 / UTF8-3 / UTF8-4
-_LINE = re.compile(rf"({_NAME}):[ \t]*([^\x00-\x20\x7f](?:[^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?)[ \t]*")
+_VALUE = r"[^\x00-\x20\x7f](?:[^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?"
+_LINE = re.compile(rf"({_NAME}):[ \t]*({_VALUE})[ \t]*")
 # sts-policy-max-age-value = 1*10(DIGIT)
 _MAX_AGE = re.compile(r"[0-9]{1,10}")
 

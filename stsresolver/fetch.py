@@ -1,0 +1,256 @@
+"""What HTTPS says: the policy of a domain, from its policy host (RFC 8461 §3.3).
+
+One GET of https://mta-sts.<domain>/.well-known/mta-sts.txt under one deadline for everything:
+addresses, connection, handshake, headers and body. Whatever goes wrong comes back as a `Failure`
+with its cause; nothing is raised.
+
+requests' transport adapter does the HTTP. It is used without a Session, so that no cookie, no
+redirect, no .netrc and nothing of the environment (proxies, REQUESTS_CA_BUNDLE) comes in.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
+
+from .deadline import Deadline
+from .discovery import Discovery, DiscoveryError
+from .results import Cause, Failure
+from .sts import MAX_POLICY_SIZE, Policy, PolicyError, parse_policy
+from .trust import TrustStore
+from .version import __version__
+
+_HEADERS = {
+    "User-Agent": f"stsresolver/{__version__} (MTA-STS, RFC 8461)",
+    "Accept": "text/plain",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+}
+# Bytes read for one policy, headers and chunk sizes included: chunks of one byte still fit.
+_MAX_READ = 16 * MAX_POLICY_SIZE
+# What requests, urllib3 and http.client raise for whatever a server does.
+_ERRORS = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
+# Addresses tried of each family; a policy host with more is not better reached.
+_MAX_ADDRESSES = 4
+
+
+class FetchError(OSError):
+    """A step of the fetch failed. An OSError, because urllib3 and requests pass those on."""
+
+    def __init__(self, cause: Cause, detail: str) -> None:
+        self.cause = cause
+        super().__init__(detail)
+
+
+class BoundedSocket(ssl.SSLSocket):
+    """A TLS socket whose every read and write ends by `deadline`, and with it the exchange.
+
+    requests' own timeout starts anew with every read.
+    """
+
+    deadline: Deadline
+    unread = _MAX_READ
+
+    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        """Read as `ssl.SSLSocket` does. Raise `TimeoutError` or `FetchError` past a bound."""
+        self.settimeout(self.deadline.left())
+        count = super().recv_into(buffer, nbytes, flags)
+        self.unread -= count
+        if self.unread < 0:
+            raise FetchError(Cause.SIZE, f"more than {_MAX_READ} bytes with headers and framing")
+        return count
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Write as `ssl.SSLSocket` does. Raise `TimeoutError` past the deadline."""
+        self.settimeout(self.deadline.left())
+        super().sendall(data, flags)
+
+
+class PolicyHostConnection(HTTPSConnection):
+    """Connects to addresses from `discovery`; URL, SNI and Host stay the policy host's name."""
+
+    def __init__(
+        self, *args: Any, discovery: Discovery, deadline: Deadline, tcp_port: int, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._discovery = discovery
+        self._deadline = deadline
+        self._tcp_port = tcp_port
+
+    def connect(self) -> None:
+        """Connect and verify the certificate. Raise `FetchError`, or `TimeoutError` when late."""
+        try:
+            super().connect()
+        except ssl.SSLCertVerificationError as error:
+            raise FetchError(Cause.CERTIFICATE, error.verify_message) from error
+        except (FetchError, TimeoutError):
+            raise
+        except OSError as error:
+            raise FetchError(Cause.TLS, str(error)) from error
+        assert isinstance(self.sock, BoundedSocket)
+        self.sock.deadline = self._deadline
+        # A body that ends with the connection must end with TLS's own end, or it was cut.
+        self.sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address that answers; all share the one deadline."""
+        refused = []
+        for address, share in self._attempts():
+            try:
+                connection = socket.create_connection((address, self._tcp_port), share)
+            except OSError as error:
+                refused.append(f"{address}: {error.strerror or error}")
+                continue
+            connection.settimeout(self._deadline.left())
+            return connection
+        if not refused:
+            raise FetchError(Cause.NO_ADDRESS, self.host)
+        raise FetchError(Cause.CONNECT, ", ".join(refused))
+
+    def _attempts(self) -> Iterator[tuple[str, float]]:
+        """Yield each address with its share of the time left, in seconds.
+
+        A family of addresses that has not been asked for yet counts as one address more.
+        """
+        families = self._discovery.addresses(self.host, self._deadline)
+        try:
+            for more, addresses in zip((1, 0), families, strict=False):
+                tried = addresses[:_MAX_ADDRESSES]
+                for number, address in enumerate(tried):
+                    yield address, self._deadline.left() / (len(tried) - number + more)
+        except DiscoveryError as error:
+            raise FetchError(Cause.DNS, str(error)) from error
+
+
+class PolicyHostAdapter(HTTPAdapter):
+    """requests' adapter over one `PolicyHostConnection` with a TLS context of our own."""
+
+    def __init__(self, context: ssl.SSLContext, connection: partial[PolicyHostConnection]) -> None:
+        self._context = context
+        self._connection = connection
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pool manager with our TLS context and connections."""
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"https": self._pool}
+
+    def cert_verify(self, conn: Any, *_: Any) -> None:
+        """Leave verification to the TLS context: requests would add certifi's CAs to it."""
+        conn.cert_reqs = "CERT_REQUIRED"
+
+    def _pool(self, *args: Any, **kwargs: Any) -> HTTPSConnectionPool:
+        pool = HTTPSConnectionPool(*args, **kwargs)
+        pool.ConnectionCls = self._connection  # type: ignore[assignment]
+        return pool
+
+
+class Fetcher:
+    """Fetches policies, each within `timeout` seconds in all.
+
+    May be used by any number of threads at once.
+    """
+
+    def __init__(self, timeout: float, discovery: Discovery, tcp_port: int) -> None:
+        self._timeout = timeout
+        self._discovery = discovery
+        self._tcp_port = tcp_port
+        self._trust = TrustStore(BoundedSocket)
+
+    def fetch(self, domain: str) -> Policy | Failure:
+        """Fetch and read the policy of `domain` (A-labels)."""
+        deadline = Deadline(self._timeout)
+        try:
+            return parse_policy(self._get(domain, deadline))
+        except PolicyError as error:
+            return Failure(Cause.SYNTAX, str(error))
+        except _ERRORS as error:
+            return _failure(error)
+
+    def _get(self, domain: str, deadline: Deadline) -> bytes:
+        """Return the body of the policy file. Raise `FetchError` or what the libraries raise."""
+        connection = partial(
+            PolicyHostConnection,
+            discovery=self._discovery,
+            deadline=deadline,
+            tcp_port=self._tcp_port,
+        )
+        url = f"https://mta-sts.{domain}/.well-known/mta-sts.txt"
+        request = requests.Request("GET", url, headers=_HEADERS).prepare()
+        adapter = PolicyHostAdapter(self._trust.context(), connection)
+        try:
+            response = adapter.send(request, stream=True, timeout=deadline.left(), proxies={})
+            try:
+                return _body(response)
+            finally:
+                response.close()
+        finally:
+            adapter.close()
+
+
+def _body(response: requests.Response) -> bytes:
+    """Return the body of a 200 answer in text/plain, complete and not over the limit.
+
+    Raise `FetchError` for any other answer; the body of such a one is not read.
+    """
+    headers = response.headers
+    if response.status_code != 200:
+        raise FetchError(Cause.STATUS, f"{response.status_code}")
+    media_type = headers.get("Content-Type", "")
+    if media_type.partition(";")[0].strip(" \t").lower() != "text/plain":
+        raise FetchError(Cause.MEDIA_TYPE, ascii(media_type[:80]) if media_type else "none")
+    if "Content-Encoding" in headers:
+        raise FetchError(Cause.HTTP, f"Content-Encoding {headers['Content-Encoding'][:80]!a}")
+    chunked = headers.get("Transfer-Encoding")
+    if chunked and chunked.lower() != "chunked":
+        raise FetchError(Cause.HTTP, f"Transfer-Encoding {chunked[:80]!a}")
+
+    body = b""
+    while len(body) <= MAX_POLICY_SIZE:
+        part = response.raw.read(MAX_POLICY_SIZE + 1 - len(body), decode_content=False)
+        if not part:
+            break
+        body += part
+    if len(body) > MAX_POLICY_SIZE:
+        raise FetchError(Cause.SIZE, "")
+    length = headers.get("Content-Length")
+    if length is not None and not chunked and not _is_number(length, len(body)):
+        raise FetchError(Cause.HTTP, f"{len(body)} bytes came, Content-Length {length[:80]!a}")
+    return body
+
+
+def _is_number(text: str, number: int) -> bool:
+    return text.isascii() and text.isdigit() and int(text) == number
+
+
+def _failure(error: BaseException) -> Failure:
+    """Return the failure behind an exception of requests or urllib3, which wrap the first cause."""
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, FetchError):
+            return Failure(link.cause, str(link))
+    if any(isinstance(link, TimeoutError) for link in chain):
+        return Failure(Cause.DEADLINE)
+    first = chain[-1]
+    return Failure(Cause.HTTP, f"{type(first).__name__}: {str(first)[:160]!a}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,47 @@
+"""The CA certificates that policy hosts are verified against: the system's, through OpenSSL.
+
+SSL_CERT_FILE and SSL_CERT_DIR move the store, as for every program that uses OpenSSL. The context
+is built once (tens of milliseconds) and shared by all threads, and built anew when the store has
+changed on disk.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+
+from .files import Stamp, stamp
+
+
+class TrustStore:
+    """Gives the TLS context for connections to policy hosts (RFC 8461 §3.3).
+
+    `socket_class` is the class of the sockets that the context wraps.
+    """
+
+    def __init__(self, socket_class: type[ssl.SSLSocket]) -> None:
+        self._socket_class = socket_class
+        self._lock = threading.Lock()
+        self._seen: dict[str, Stamp] = {}
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context over the CA certificates as they are on disk now."""
+        paths = ssl.get_default_verify_paths()
+        seen = {path: stamp(path) for path in (paths.cafile, paths.capath) if path}
+        with self._lock:
+            if self._context is None or seen != self._seen:
+                self._context = self._build()
+                self._seen = seen
+            return self._context
+
+    def _build(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = self._socket_class
+        context.set_default_verify_paths()
+        # RFC 8461 §3.3: a name in the certificate's SAN; the common name does not count.
+        context.hostname_checks_common_name = False
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # The same on every Python: 3.13 made X.509 checks stricter than CAs in use are.
+        context.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST
+        return context
