@@ -28,24 +28,23 @@ def encode(payload: bytes) -> bytes:
     return b"%d:%b," % (len(payload), payload)
 
 
-def cut(buffer: bytes | bytearray, limit: int = MAX_REQUEST) -> tuple[bytes, int] | None:
-    """Find the netstring that `buffer` begins with.
+def cut(buffer: bytes, start: int = 0, limit: int = MAX_REQUEST) -> tuple[bytes, int] | None:
+    """Find the netstring that begins at `start` in `buffer`.
 
-    Return its payload and how many bytes of `buffer` it takes, or None while it is not complete.
-    Raise `NetstringError` for anything else, and for a payload over `limit` bytes, under a million.
+    Return its payload and where it ends, or None while it is not complete. Raise `NetstringError`
+    for anything else, and for a payload over `limit` bytes, under a million.
     """
-    head = _LENGTH.match(buffer)
+    head = _LENGTH.match(buffer, start)
     if head is None:
-        if _LENGTH_BEGUN.fullmatch(buffer):
+        if _LENGTH_BEGUN.fullmatch(buffer, start):
             return None
-        raise NetstringError(f"no netstring: {bytes(buffer[:16])!r}")
+        raise NetstringError(f"no netstring: {buffer[start : start + 16]!r}")
     length = int(head[1])
     if length > limit:
         raise NetstringError(f"a netstring of {length} bytes, over the limit of {limit}")
-    start = head.end()
-    end = start + length
+    end = head.end() + length
     if len(buffer) <= end:
         return None
     if buffer[end] != ord(","):
         raise NetstringError("a netstring without its final comma")
-    return bytes(buffer[start:end]), end + 1
+    return buffer[head.end() : end], end + 1

@@ -34,6 +34,12 @@ class Cause(enum.Enum):
     SIZE = "the policy is larger than 65536 bytes"
     DEADLINE = "the policy host took longer than the time limit"
     SYNTAX = "the policy is malformed"
+    BUG = "the lookup ended in a bug of this program"
+
+    @property
+    def by_record(self) -> bool:
+        """Whether it is the TXT lookup that ended so, and not the fetch of the policy."""
+        return self in (Cause.NO_RECORD, Cause.BAD_RECORD, Cause.SEVERAL_RECORDS, Cause.DNS)
 
     @property
     def tlsrpt(self) -> str:

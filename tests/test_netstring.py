@@ -35,7 +35,8 @@ BAD = [
 @pytest.mark.parametrize(("frame", "payload", "why"), GOOD)
 def test_good(frame, payload, why):
     assert cut(frame) == (payload, len(frame)), why
-    assert cut(bytearray(frame + b"3:abc,")) == (payload, len(frame)), "what follows waits"
+    assert cut(frame + b"3:abc,") == (payload, len(frame)), "what follows waits"
+    assert cut(b"3:abc," + frame, 6) == (payload, 6 + len(frame)), "what came before is past"
 
 
 @pytest.mark.parametrize(("frame", "payload", "why"), GOOD[:-1])

@@ -1,0 +1,132 @@
+"""From a request of Postfix to its answer: zone and next hop in, socketmap reply out.
+
+The answers are TLS policies (smtp_tls_policy_maps, postconf(5)) as socketmap_table(5) wants them:
+`OK secure match=...` for a policy to be enforced, `NOTFOUND ` for everything that leaves mail to
+Postfix's own settings, `TEMP ` where there was no time to find out, `PERM ` for no request at all.
+Nothing that a policy says can add an attribute, or take one away: the grammar of `sts` and the
+filter of `_policy_strings` see to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from .config import Zone
+from .domains import policy_domain
+from .netstring import MAX_REPLY, encode
+from .policies import InForce, Policies
+from .ready import Reply
+from .sts import Mode, Policy
+
+_NOT_FOUND = b"NOTFOUND "
+_STS_FIELDS = ("version: ", "mode: ", "mx: ", "max_age: ")
+
+
+class Answers:
+    """Answers requests, each in the zone that its map name says.
+
+    An unknown map name means `default_zone`.
+    """
+
+    def __init__(
+        self, policies: Policies, default_zone: Zone, zones: Mapping[str, Zone]
+    ) -> None:
+        self._policies = policies
+        self._default_zone = default_zone
+        self._zones = {name.encode(): zone for name, zone in zones.items()}
+
+    @property
+    def changes(self) -> int:
+        """The number of policy changes so far: a reply made before the last may be out of date."""
+        return self._policies.changes
+
+    def at_once(self, request: bytes) -> Reply | None:
+        """Return the reply to a request that needs no lookup, None for one that does.
+
+        Only computes, and little: the serving thread may call it.
+        """
+        _, space, next_hop = request.partition(b" ")
+        if not space:
+            return Reply(encode(b"PERM "), math.inf)
+        # Letters of all the world cost more to convert than the serving thread should spend.
+        if next_hop.isascii() and policy_domain(next_hop) is None:
+            return Reply(encode(_NOT_FOUND), math.inf)
+        return None
+
+    def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
+        """Call `deliver` once with the reply, now or later and on another thread.
+
+        Takes as long as DNS and HTTPS do.
+        """
+        zone, domain = self._asked(request)
+        if domain is None:
+            deliver(Reply(encode(_NOT_FOUND), math.inf))
+            return
+        self._policies.ask(
+            domain, zone.timeout, lambda in_force: deliver(_reply(in_force, domain, zone))
+        )
+
+    def at_hand(self, request: bytes) -> Reply:
+        """Return the reply that needs no waiting: what is known to be in force, else `TEMP `."""
+        zone, domain = self._asked(request)
+        in_force = self._policies.at_hand(domain) if domain else None
+        if domain is None or in_force is None:
+            return temporary()
+        return _reply(in_force, domain, zone)
+
+    def _asked(self, request: bytes) -> tuple[Zone, str | None]:
+        name, _, next_hop = request.partition(b" ")
+        return self._zones.get(name, self._default_zone), policy_domain(next_hop)
+
+
+def temporary() -> Reply:
+    """Return the reply that makes Postfix try again later."""
+    return Reply(encode(b"TEMP "), -math.inf)
+
+
+def _reply(in_force: InForce, domain: str, zone: Zone) -> Reply:
+    return Reply(
+        encode(answer(in_force.policy, domain, zone)), in_force.until, domain, in_force.change
+    )
+
+
+def answer(policy: Policy | None, domain: str, zone: Zone) -> bytes:
+    """Return Postfix's TLS policy for `domain` (A-labels), as a socketmap reply."""
+    if policy is None or not _enforced(policy.mode, zone):
+        return _NOT_FOUND
+    # A leading dot is Postfix's way to write the pattern `*.`.
+    match = ":".join(pattern.removeprefix("*") for pattern in policy.mx)
+    short = f"OK secure match={match}"
+    if zone.require_sni:
+        short += " servername=hostname"
+    if zone.tlsrpt:
+        for strings in _policy_strings(policy):
+            full = f"{short} policy_type=sts policy_domain={domain} {strings} {_patterns(policy)}"
+            reply = full.encode()
+            if len(reply) <= MAX_REPLY:
+                return reply
+    return short.encode()
+
+
+def _enforced(mode: Mode, zone: Zone) -> bool:
+    return mode is Mode.ENFORCE or (mode is Mode.TESTING and zone.strict_testing)
+
+
+def _policy_strings(policy: Policy) -> tuple[str, str]:
+    """Return the policy's text for TLS reports, whole and then without extension fields.
+
+    What Postfix could read as the end of the string is left out with the field that holds it. A
+    version, a mode and a max_age always remain: their values are plain words.
+    """
+    fields = [text for text in policy.text if text.isprintable() and not set(text) & set("{}")]
+    own = [text for text in fields if text.startswith(_STS_FIELDS)]
+    return _braced(fields), _braced(own)
+
+
+def _braced(fields: list[str]) -> str:
+    return " ".join(f"{{ policy_string = {text} }}" for text in fields)
+
+
+def _patterns(policy: Policy) -> str:
+    return " ".join(f"mx_host_pattern={pattern}" for pattern in policy.mx)

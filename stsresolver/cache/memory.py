@@ -1,0 +1,73 @@
+"""The internal cache: a cachetools LRU of policies, gone when the process ends."""
+
+from __future__ import annotations
+
+import threading
+
+import cachetools
+
+from . import CLOCK_SKEW, Entry
+
+
+class MemoryStore:
+    """Keeps the `size` entries last used. See `Store` for what the methods promise."""
+
+    def __init__(self, size: int) -> None:
+        self._entries: cachetools.LRUCache[str, Entry] = cachetools.LRUCache(size)
+        # LRUCache reorders when it is read, so reading needs the lock too.
+        self._lock = threading.Lock()
+
+    def get(self, domain: str) -> Entry | None:
+        """Return the entry of `domain`."""
+        with self._lock:
+            return self._entries.get(domain)
+
+    def put(self, entry: Entry, now: float) -> None:
+        """Keep `entry`, unless the one that is there was fetched later."""
+        with self._lock:
+            known = self._entries.get(entry.domain)
+            if known is None or known.yields_to(entry, now):
+                self._entries[entry.domain] = entry
+
+    def touch(self, entry: Entry) -> None:
+        """Update the times, id and failure of an entry."""
+        with self._lock:
+            known = self._entries.get(entry.domain)
+            if known is not None and known.fetched == entry.fetched:
+                self._entries[entry.domain] = entry
+
+    def remove(self, entry: Entry) -> None:
+        """Forget `entry`, if no other has taken its place."""
+        with self._lock:
+            known = self._entries.get(entry.domain)
+            if known is not None and known.fetched == entry.fetched:
+                del self._entries[entry.domain]
+
+    def due(self, now: float, checked_before: float, limit: int) -> list[Entry]:
+        """Return entries to be looked at again."""
+        with self._lock:
+            entries = list(self._entries.values())
+        future = now + CLOCK_SKEW
+        due = (
+            entry
+            for entry in entries
+            if entry.fetched > future
+            or (now < entry.end and (now >= entry.renewal or entry.checked < checked_before))
+            or entry.checked > future
+        )
+        return [entry for entry, _ in zip(due, range(limit), strict=False)]
+
+    def purge(self, now: float, limit: int) -> int:
+        """Remove entries past their end."""
+        with self._lock:
+            over = [entry for entry in self._entries.values() if entry.end <= now][:limit]
+            for entry in over:
+                del self._entries[entry.domain]
+        return len(over)
+
+    def lease(self, holder: str, seconds: float, now: float) -> bool:
+        """Return True: this store belongs to one process."""
+        return True
+
+    def close(self) -> None:
+        """Do nothing: memory needs no closing."""

@@ -1,0 +1,273 @@
+"""The configuration: what `mta-sts-daemon.yml` says, as plain frozen dataclasses.
+
+`load` reads a file and `parse` a text. Both give a `Config` in which everything that the file
+leaves out or leaves empty has its built-in default, or raise `ConfigError` with one line for each
+thing that is wrong:
+
+    /etc/mta-sts-daemon.yml:7: default_zone.timeout: found the text "abc"; allowed: a number of \
+seconds, over 0 and at most 40
+
+The keys are those of the manual page mta-sts-daemon.yml(5), and two more: `workers`, and `tlsrpt`
+in a zone. A zone has the built-in default for a key that it leaves out, not `default_zone`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from .configfile import (
+    ConfigError,
+    Entry,
+    Refused,
+    Rule,
+    document,
+    guess,
+    number,
+    section,
+    shown,
+    string,
+    truth,
+)
+
+__all__ = [
+    "DEFAULT_PATH",
+    "Cache",
+    "Config",
+    "ConfigError",
+    "InternalCache",
+    "Proactive",
+    "Zone",
+    "load",
+    "parse",
+]
+
+DEFAULT_PATH = "/etc/mta-sts-daemon.yml"
+
+# Far more than a configuration needs: what is longer is another file.
+FILE_BYTES_MAX = 1 << 20
+PORT_MAX = 65535
+# sockaddr_un.sun_path on Linux has 108 bytes, the final NUL among them (unix(7)).
+PATH_BYTES_MAX = 107
+MODE_MAX = 0o777
+# A policy that was fetched a day ago is fetched again whatever its id says (RFC 8461 §10.2).
+CACHE_GRACE_MAX = 86400
+SHUTDOWN_TIMEOUT_MAX = 3600
+# A worker is a thread: more of them cost memory and wait for each other.
+WORKERS_MAX = 4096
+# Postfix waits 100 s for an answer, which may take one time limit for DNS, one for HTTPS and up
+# to 10 s in line for a worker.
+TIMEOUT_MAX = 40
+# No policy lives longer (RFC 8461 §3.2): a longer interval would renew nothing.
+INTERVAL_MAX = 31557600
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """How the policies that one Postfix map name asks for are looked up and answered.
+
+    `strict_testing`: answer a policy of mode testing as if it were enforced.
+    `timeout`: seconds that DNS may take in all, and HTTPS as well.
+    `require_sni`: add `servername=hostname` to the answer (Postfix 3.4 and later).
+    `tlsrpt`: give the long answer of Postfix 3.10 and later, with the policy's own text.
+    """
+
+    strict_testing: bool = False
+    timeout: float = 4.0
+    require_sni: bool = True
+    tlsrpt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InternalCache:
+    """The cache in memory: at most `cache_size` policies."""
+
+    cache_size: int = 10000
+
+
+Cache: TypeAlias = InternalCache
+
+
+@dataclass(frozen=True, slots=True)
+class Proactive:
+    """Renewal of the policies that nobody has asked for just now.
+
+    `interval`: seconds from one round to the next.
+    `concurrency_limit`: lookups at once.
+    `grace_ratio`: a policy younger than `interval / grace_ratio` is left alone.
+    """
+
+    enabled: bool = False
+    interval: int = 86400
+    concurrency_limit: int = 100
+    grace_ratio: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration; `Config()` is the built-in one.
+
+    `path`: the UNIX socket that takes the place of `host` and `port`; `mode`: its file mode, None
+    for what the umask leaves. Port 0 lets the kernel choose. `cache_grace`: seconds after a check
+    in which a policy is answered without another one. `shutdown_timeout`: seconds that requests
+    in flight get when the daemon stops. `workers`: lookups at once. `zones`: by map name; any
+    other map name is `default_zone`.
+
+    `warnings`: lines for the log about what is accepted and may yet surprise. They do not count
+    when two configurations are compared.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8461
+    path: str | None = None
+    mode: int | None = None
+    reuse_port: bool = True
+    cache_grace: float = 60.0
+    shutdown_timeout: float = 20.0
+    workers: int = 256
+    cache: Cache = InternalCache()
+    proactive: Proactive = Proactive()
+    default_zone: Zone = Zone()
+    zones: Mapping[str, Zone] = field(default_factory=dict)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+
+def load(path: str) -> Config:
+    """Read the configuration file `path`.
+
+    Raise `ConfigError` if it cannot be read, or for all that is wrong in it.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{shown(path, len(path))}: cannot be read: {reason}") from None
+    if len(content) > FILE_BYTES_MAX:
+        raise ConfigError(f"{shown(path, len(path))}: is larger than {FILE_BYTES_MAX} bytes")
+    return parse(content, path)
+
+
+def parse(text: bytes | str, name: str) -> Config:
+    """Read a configuration from `text`, which the messages call `name`. No I/O.
+
+    Raise `ConfigError` for all that is wrong in it, in the order of the lines.
+    """
+    root = document(text, name)
+    values = root.read(lambda entry: entry.section(_KEYS)) or {}
+    root.problems.check()
+    proactive = values.pop("proactive_policy_fetching", Proactive())
+    return Config(**values, proactive=proactive, warnings=tuple(root.problems.warnings))
+
+
+def _is_one_word(text: str) -> bool:
+    return text.isprintable() and text.split() == [text]
+
+
+def _is_socket_path(text: str) -> bool:
+    try:
+        return 0 < len(os.fsencode(text)) <= PATH_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
+
+
+def _mode(entry: Entry) -> int:
+    # 0666 is octal in YAML 1.1 and so it is in quotes; 666 is a decimal number.
+    allowed = f"an octal number with a leading zero, from 0 to 0{MODE_MAX:o}, such as 0660"
+    value = entry.value
+    if isinstance(value, str) and re.fullmatch("0(o?[0-7]+)?", value):
+        value = int(value, 8)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Refused(allowed)
+    decimal = re.fullmatch("[1-9][0-9_]*", entry.node.value)
+    meaning = f"the decimal number {entry.node.value}, which is mode 0{value:o}" if decimal else ""
+    if not 0 <= value <= MODE_MAX:
+        raise Refused(allowed, meaning and f"{meaning} (is a leading zero missing?)")
+    if meaning:
+        entry.warn(f"found {meaning} (is a leading zero missing?)")
+    return value
+
+
+def _enabled(entry: Entry) -> bool:
+    enabled = truth(entry)
+    if enabled:
+        entry.warn("not supported yet: policies are renewed when they are asked for")
+    return enabled
+
+
+def _cache_type(entry: Entry) -> str:
+    value = entry.value
+    if value in _CACHES_TO_COME:
+        raise Refused(", ".join(_CACHES), f"{entry.found}, which is not supported yet")
+    if not isinstance(value, str) or value not in _CACHES:
+        raise Refused(", ".join(_CACHES), entry.found + guess(str(value), _CACHES))
+    return value
+
+
+def _cache(entry: Entry) -> Cache | None:
+    # Which options there are depends on the type.
+    values = entry.section({"type": _cache_type, "options": lambda options: options})
+    kind = values.get("type", "internal")
+    if kind is None:
+        return None
+    if "options" not in values:
+        return InternalCache()
+    options: Entry = values["options"]
+    return options.read(_CACHES[kind])
+
+
+def _zones(entry: Entry) -> dict[str, Zone | None]:
+    zones = {}
+    for name, (_, zone) in entry.entries().items():
+        if not _is_one_word(name):
+            # Postfix asks "name SP key": it could never ask for this one.
+            zone.problem("such a zone name", "one without white space and control characters")
+        zones[name] = zone.read(_zone)
+    return zones
+
+
+_zone = section(
+    Zone,
+    {
+        "strict_testing": truth,
+        "timeout": number(float, 0, TIMEOUT_MAX, over=True, unit="seconds"),
+        "require_sni": truth,
+        "tlsrpt": truth,
+    },
+)
+
+_CACHES: Mapping[str, Callable[[Entry], Cache]] = {
+    "internal": section(InternalCache, {"cache_size": number(int, 1)}),
+}
+_CACHES_TO_COME = ("sqlite", "redis", "redis_sentinel")
+
+_proactive = section(
+    Proactive,
+    {
+        "enabled": _enabled,
+        "interval": number(int, 1, INTERVAL_MAX, unit="seconds"),
+        "concurrency_limit": number(int, 1),
+        # Below 1, a policy would be left alone that is older than a whole interval.
+        "grace_ratio": number(float, 1),
+    },
+)
+
+_KEYS: Mapping[str, Rule] = {
+    "host": string(
+        "a host name or an IP address, in quotes if it looks like a number", _is_one_word
+    ),
+    "port": number(int, 0, PORT_MAX, note=" (0: the kernel chooses one)"),
+    "path": string(f"the name of a socket, 1 to {PATH_BYTES_MAX} bytes long", _is_socket_path),
+    "mode": _mode,
+    "reuse_port": truth,
+    "cache_grace": number(float, 0, CACHE_GRACE_MAX, unit="seconds"),
+    "shutdown_timeout": number(float, 0, SHUTDOWN_TIMEOUT_MAX, unit="seconds"),
+    "workers": number(int, 1, WORKERS_MAX),
+    "cache": _cache,
+    "proactive_policy_fetching": _proactive,
+    "default_zone": _zone,
+    "zones": _zones,
+}

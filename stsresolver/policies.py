@@ -1,0 +1,350 @@
+"""The policies in force: what applies to a domain now, and when it is looked up again.
+
+The one place that decides (RFC 8461 §3.1, §3.3, §5.1, §8, §10.2): answer from what is known, check
+the TXT record's id, fetch, keep the policy in force, give up. It raises nothing for what the world
+does. What it decides from is passed in: the store, the resolver, the clock.
+
+A domain whose record was looked up less than `grace` seconds ago is answered from its entry, and
+one that has none from its `Miss`. Otherwise one thread looks the domain up; who asks meanwhile gets
+its result without waiting in a thread. Lookups and misses are kept by (domain, timeout), because a
+zone with a longer timeout may find what another did not; policies are kept by domain.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import cachetools
+
+from .cache import CLOCK_SKEW, Entry, Store, StoreError
+from .notices import Notices
+from .results import Cause, Failure, NoPolicy
+from .sts import Mode, Policy
+
+log = logging.getLogger(__name__)
+
+# After a failed fetch, seconds before the same policy id is tried again (RFC 8461 §3.3).
+FETCH_PAUSE = 300.0
+# "There is no policy" is remembered at most this long (seconds) on the word of the zone's SOA.
+MAX_NEGATIVE_TTL = 1800.0
+# Misses that are remembered, the least recently used dropped: no flood of names costs more.
+MAX_MISSES = 50_000
+_DAY = 86_400.0
+
+
+class Clock(Protocol):
+    """What the module `time` has: wall clock for stored times, monotonic inside the process."""
+
+    def time(self) -> float:
+        """Return seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Return seconds that no change of the system's clock moves."""
+
+
+class Lookups(Protocol):
+    """What is asked of a `Resolver`."""
+
+    def policy_id(self, domain: str) -> str | NoPolicy | Failure:
+        """Return the id in the domain's TXT record."""
+
+    def fetch(self, domain: str) -> Policy | Failure:
+        """Fetch the domain's policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What applies to a domain.
+
+    `policy`: None where there is none. `until`: the monotonic time up to which this may be answered
+    again without asking. `change`: the value of `Policies.changes` when this was true; while the
+    two are equal it still is.
+    """
+
+    policy: Policy | None
+    until: float
+    change: int
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A lookup that gave no policy, in monotonic times.
+
+    `until`: it is not repeated before. `id` and `paused`: the policy announced by this id is not
+    fetched before.
+    """
+
+    result: NoPolicy | Failure
+    until: float
+    id: str = ""
+    paused: float = 0.0
+
+
+_Key = tuple[str, float]
+_Answer = Callable[[InForce], None]
+
+
+class Policies:
+    """Answers what policy is in force, and keeps the store up to date.
+
+    `resolver`: gives the resolver for a timeout in seconds. `grace`: seconds. `behind`: runs a
+    job on another thread some time later. `changed`: is told each domain whose policy has
+    changed, on the thread that noticed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        resolver: Callable[[float], Lookups],
+        *,
+        grace: float,
+        behind: Callable[[Callable[[], None]], None],
+        changed: Callable[[str], None],
+        clock: Clock = time,
+    ) -> None:
+        self.changes = 0
+        self._store = store
+        self._resolver = resolver
+        self._grace = grace
+        self._behind = behind
+        self._changed = changed
+        self._clock = clock
+        self._notices = Notices()
+        self._lock = threading.Lock()
+        self._flights: dict[_Key, list[_Answer]] = {}
+        self._renewals: set[str] = set()
+        self._misses: MutableMapping[_Key, Miss] = cachetools.LRUCache(MAX_MISSES)
+        # Modes of policies that came to their end, until a lookup says what follows.
+        self._lapsed: MutableMapping[str, Mode] = cachetools.LRUCache(MAX_MISSES)
+
+    def ask(self, domain: str, timeout: float, answer: _Answer) -> None:
+        """Call `answer` once with what is in force for `domain` (A-labels).
+
+        That is now, or, where another thread is looking the domain up already, later and there.
+        `timeout`: seconds that DNS may take, and HTTPS as well.
+        """
+        key = domain, timeout
+        with self._lock:
+            if key in self._flights:
+                self._flights[key].append(answer)
+                return
+            self._flights[key] = [answer]
+        try:
+            result = self._known(key) or self._look_up(key)
+        except Exception:
+            log.exception("%s: %s", domain, Cause.BUG.value)
+            result = self._miss(key, Failure(Cause.BUG))
+        finally:
+            with self._lock:
+                waiting = self._flights.pop(key)
+        for one in waiting:
+            try:
+                one(result)
+            except Exception:
+                log.exception("%s: the answer could not be given", domain)
+
+    def at_hand(self, domain: str) -> InForce | None:
+        """Return the policy in force without a lookup, None where none is known."""
+        entry, change = self._entry(domain)
+        return InForce(entry.policy, self._clock.monotonic(), change) if entry else None
+
+    def _known(self, key: _Key) -> InForce | None:
+        """Return what may be answered without a lookup."""
+        entry, change = self._entry(key[0])
+        with self._lock:
+            miss = self._misses.get(key)
+        if entry is not None and self._clock.time() < entry.checked + self._grace:
+            result = self._in_force(entry, change)
+        elif miss is not None and self._clock.monotonic() < miss.until:
+            result = self._missing(miss, entry, change)
+        else:
+            return None
+        self._renew_behind(key, entry)
+        return result
+
+    def _look_up(self, key: _Key) -> InForce:
+        """Look up the record, fetch the policy if its id is new; return what is in force then."""
+        domain, timeout = key
+        resolver = self._resolver(timeout)
+        found = resolver.policy_id(domain)
+        entry, change = self._entry(domain)
+        if not isinstance(found, str):
+            self._renew_behind(key, entry)
+            return self._miss(key, found)
+
+        self._notices.works(domain, by_record=True)
+        if entry is not None and entry.id == found:
+            now = self._clock.time()
+            entry = replace(entry, checked=now, asked=_day(now))
+            self._touch(entry)
+            self._renew_behind(key, entry)
+            return self._in_force(entry, change)
+
+        if (miss := self._paused(key, found)) is not None:
+            return self._miss(key, miss.result, found, miss.paused)
+        policy = resolver.fetch(domain)
+        if isinstance(policy, Failure):
+            paused = self._clock.monotonic() + FETCH_PAUSE
+            return self._miss(key, replace(policy, id=found), found, paused)
+        now = self._clock.time()
+        return self._found(key, Entry(domain, found, policy, now, checked=now, asked=_day(now)))
+
+    def _found(self, key: _Key, entry: Entry) -> InForce:
+        """Put a policy that was just fetched in force."""
+        domain, policy = entry.domain, entry.policy
+        known, change = self._entry(domain)
+        with self._lock:
+            self._misses.pop(key, None)
+            before = self._lapsed.pop(domain, known.policy.mode if known else None)
+        # A max_age of 0 is in force for this once: it ends before anybody can ask again.
+        if policy.max_age > 0:
+            self._put(entry)
+        elif known is not None:
+            self._remove(known)
+        self._notices.works(domain, by_record=False)
+        if known is None or known.policy != policy:
+            self._notices.changed(domain, before, policy)
+            change = self._announce(domain)
+        return self._in_force(entry, change)
+
+    def _miss(
+        self, key: _Key, result: NoPolicy | Failure, policy_id: str = "", paused: float = 0.0
+    ) -> InForce:
+        """Remember that a lookup gave no policy; return what is in force all the same."""
+        domain = key[0]
+        entry, change = self._entry(domain)
+        seconds = self._grace
+        if entry is None and isinstance(result, NoPolicy):
+            seconds = max(seconds, min(MAX_NEGATIVE_TTL, result.ttl))
+        with self._lock:
+            before = self._misses.get(key)
+            if before is not None and not policy_id:
+                # A moment in which the record cannot be seen does not end the pause.
+                policy_id, paused = before.id, before.paused
+            miss = Miss(result, self._clock.monotonic() + seconds, policy_id, paused)
+            self._misses[key] = miss
+            lapsed = self._lapsed.pop(domain, None) if entry is None else None
+        if entry is not None:
+            now = self._clock.time()
+            self._touch(replace(entry, asked=_day(now), failed=now, failure=str(result)))
+        if lapsed is not None:
+            self._notices.lapsed(domain, lapsed, result)
+        self._notices.failed(domain, result, entry)
+        return self._missing(miss, entry, change)
+
+    def _renew_behind(self, key: _Key, entry: Entry | None) -> None:
+        """Have a policy fetched again if it is time, without making anybody wait (§3.3)."""
+        if entry is None or self._clock.time() < entry.renewal or self._paused(key, entry.id):
+            return
+        with self._lock:
+            if entry.domain in self._renewals:
+                return
+            self._renewals.add(entry.domain)
+        self._behind(lambda: self._renew(key))
+
+    def _renew(self, key: _Key) -> None:
+        """Fetch a policy in force again, whatever its TXT record says; the id stays as it was."""
+        domain, timeout = key
+        try:
+            entry, _ = self._entry(domain)
+            if entry is None:
+                return
+            policy = self._resolver(timeout).fetch(domain)
+            now = self._clock.time()
+            if isinstance(policy, Failure):
+                paused = self._clock.monotonic() + FETCH_PAUSE
+                with self._lock:
+                    before = self._misses.get(key)
+                    until = before.until if before else 0.0
+                    self._misses[key] = Miss(policy, until, entry.id, paused)
+                self._touch(replace(entry, failed=now, failure=str(policy)))
+                self._notices.failed(domain, policy, entry)
+                return
+            known, _ = self._entry(domain)
+            if known is not None and known.id == entry.id:
+                self._found(key, Entry(domain, entry.id, policy, now, now, entry.asked))
+        finally:
+            with self._lock:
+                self._renewals.discard(domain)
+
+    def _paused(self, key: _Key, policy_id: str) -> Miss | None:
+        """Return the miss that forbids to fetch the policy of this id for now."""
+        with self._lock:
+            miss = self._misses.get(key)
+        if miss is None or miss.id != policy_id or self._clock.monotonic() >= miss.paused:
+            return None
+        return miss
+
+    def _in_force(self, entry: Entry, change: int) -> InForce:
+        """Return an entry's policy, to be repeated until it is to be checked, renewed, or over."""
+        now = self._clock.time()
+        end = min(entry.checked + self._grace, entry.end)
+        if now < entry.renewal:
+            end = min(end, entry.renewal)
+        return InForce(entry.policy, self._clock.monotonic() + max(0.0, end - now), change)
+
+    def _missing(self, miss: Miss, entry: Entry | None, change: int) -> InForce:
+        """Return what a miss leaves in force: the entry's policy to its end, or none."""
+        if entry is None:
+            return InForce(None, miss.until, change)
+        end = self._clock.monotonic() + max(0.0, entry.end - self._clock.time())
+        return InForce(entry.policy, min(miss.until, end), change)
+
+    def _entry(self, domain: str) -> tuple[Entry | None, int]:
+        """Return the entry of `domain`, if its policy is in force, and `changes` before reading."""
+        change = self.changes
+        try:
+            entry = self._store.get(domain)
+        except StoreError as error:
+            log.warning("%s", error)
+            return None, change
+        if entry is None:
+            return None, change
+        now = self._clock.time()
+        if entry.fetched > now + CLOCK_SKEW:
+            # Without an id, the next check of the record fetches the policy.
+            entry = replace(entry, id="", fetched=now, checked=0.0)
+            self._put(entry)
+        elif entry.checked > now + CLOCK_SKEW:
+            entry = replace(entry, checked=0.0)
+        if now < entry.end:
+            return entry, change
+        self._remove(entry)
+        with self._lock:
+            self._lapsed[domain] = entry.policy.mode
+        return None, self._announce(domain)
+
+    def _put(self, entry: Entry) -> None:
+        try:
+            self._store.put(entry, self._clock.time())
+        except StoreError as error:
+            log.warning("%s", error)
+
+    def _touch(self, entry: Entry) -> None:
+        try:
+            self._store.touch(entry)
+        except StoreError as error:
+            log.warning("%s", error)
+
+    def _remove(self, entry: Entry) -> None:
+        try:
+            self._store.remove(entry)
+        except StoreError as error:
+            log.warning("%s", error)
+
+    def _announce(self, domain: str) -> int:
+        """Say that the policy of `domain` has changed; return the number of this change."""
+        with self._lock:
+            self.changes += 1
+            change = self.changes
+        self._changed(domain)
+        return change
+
+
+def _day(now: float) -> float:
+    return now // _DAY * _DAY

@@ -1,0 +1,50 @@
+"""Giving up root once the sockets and files are open."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+
+
+class PrivilegeError(Exception):
+    """The process cannot become the user or group asked for."""
+
+
+def become(user: str | None, group: str | None) -> None:
+    """Become `user` and `group`, each a name or a number, None for none.
+
+    Real, effective, saved and supplementary ids all change. The user's own groups are taken; its
+    primary group unless `group` names another. Raise `PrivilegeError`.
+    """
+    if user is None and group is None:
+        return
+    account = _account(user) if user is not None else None
+    gid = _gid(group) if group is not None else None
+    if account is not None and gid is None:
+        gid = account.pw_gid
+    assert gid is not None
+    try:
+        if account is not None:
+            os.initgroups(account.pw_name, gid)
+        else:
+            os.setgroups([gid])
+        os.setresgid(gid, gid, gid)
+        if account is not None:
+            os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    except PermissionError as error:
+        raise PrivilegeError(f"only root can change user and group: {error.strerror}") from error
+
+
+def _account(user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        raise PrivilegeError(f"there is no user {user!r}") from None
+
+
+def _gid(group: str) -> int:
+    try:
+        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise PrivilegeError(f"there is no group {group!r}") from None

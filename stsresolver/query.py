@@ -1,0 +1,93 @@
+"""mta-sts-query: look up one domain's policy and say what it is, or why there is none.
+
+Exit statuses: 0 there is a policy (or the known id is still published), 1 there is none, 2 it
+could not be found out, 64 for wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from .arguments import Arguments
+from .domains import a_labels
+from .resolver import Resolver
+from .results import Failure, Found, Lookup, NoPolicy, NotChanged
+
+_POLICY, _NONE, _FAILURE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Look up a domain and print the result. Return the exit status."""
+    options = _arguments().parse_args(argv)
+    try:
+        domain = a_labels(options.domain)
+    except ValueError as error:
+        print(f"mta-sts-query: {error}", file=sys.stderr)
+        return os.EX_USAGE
+    result = Resolver(options.timeout).resolve(domain, options.known_id)
+    print("\n".join(_described(domain, result, verbose=options.verbose)))
+    match result:
+        case Found() | NotChanged():
+            return _POLICY
+        case NoPolicy():
+            return _NONE
+        case Failure():
+            return _FAILURE
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = Arguments(
+        prog="mta-sts-query",
+        description="Look up the MTA-STS policy of a domain.",
+        epilog="exit status: 0 policy, 1 no policy, 2 failure, 64 usage",
+    )
+    add = parser.add_argument
+    add("domain", metavar="DOMAIN", help="the policy domain, what stands behind the @")
+    add("known_id", metavar="KNOWN_ID", nargs="?", help="fetch only if the id is another one")
+    add("-v", "--verbose", action="store_true", help="show where the answer comes from, too")
+    add("-t", "--timeout", type=_seconds, default=4.0, help="seconds for DNS and for HTTPS (4)")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise ValueError
+    return seconds
+
+
+def _described(domain: str, result: Lookup, *, verbose: bool) -> list[str]:
+    """Return the lines that tell a person what was found."""
+    match result:
+        case Found(policy, policy_id):
+            lines = [
+                f"{domain}: MTA-STS policy {policy_id}",
+                f"mode:    {policy.mode}",
+                *(f"mx:      {pattern}" for pattern in policy.mx),
+                f"max_age: {policy.max_age} seconds ({policy.max_age / 86400:.1f} days)",
+            ]
+        case NotChanged(policy_id):
+            lines = [f"{domain}: the MTA-STS policy is still {policy_id}"]
+        case NoPolicy():
+            lines = [f"{domain}: no MTA-STS policy: {result}"]
+        case Failure():
+            lines = [f"{domain}: MTA-STS policy not found out: {result}"]
+            if result.id:
+                lines.append(f"The TXT record announces the policy {result.id}.")
+    if verbose:
+        lines += [
+            "",
+            f"TXT record:  _mta-sts.{domain}",
+            f"policy file: https://mta-sts.{domain}/.well-known/mta-sts.txt",
+        ]
+        if isinstance(result, Found):
+            printable = (text if text.isprintable() else ascii(text) for text in result.policy.text)
+            lines += ["its text:", *(f"    {text}" for text in printable)]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

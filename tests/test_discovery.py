@@ -1,0 +1,435 @@
+"""The lookup of the TXT record against nameservers that misbehave (RFC 8461 §3.1, RFC 2308).
+
+Every case has a time limit, and must be over within it and half a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dns.rrset
+import pytest
+from hostile_dns import (
+    Behaviour,
+    NameServer,
+    after,
+    alias,
+    as_a_query,
+    code,
+    dribbled,
+    from_another_port,
+    hang_up,
+    in_turn,
+    nodata,
+    nxdomain,
+    referral,
+    silence,
+    truncated,
+    txt,
+    with_wrong_id,
+    with_wrong_question,
+)
+from hostile_https import has_ipv6_loopback
+
+from stsresolver import Cause, Failure, NoPolicy, Resolver
+
+# The time limit, and what a case may take beyond it, in seconds.
+LIMIT, GRACE = 1.0, 0.5
+
+RECORD = "_mta-sts.example.com TXT"
+GOOD = txt("v=STSv1; id=good")
+EVIL = txt("v=STSv1; id=evil")
+
+
+def none(cause: Cause = Cause.NO_RECORD, ttl: int = 0) -> tuple:
+    return (NoPolicy, cause, ttl)
+
+
+FAILED = (Failure, Cause.DNS)
+
+
+def summary(result: str | NoPolicy | Failure) -> str | tuple:
+    """Return what a table says of a result: the id, or the class with cause and ttl."""
+    match result:
+        case NoPolicy(cause, _, ttl):
+            return (NoPolicy, cause, ttl)
+        case Failure(cause, detail, policy_id):
+            assert detail, "a failure without a word of why"
+            assert detail.isprintable(), "a stranger's control characters"
+            assert policy_id == ""
+            return (Failure, cause)
+    return result
+
+
+def write(resolv_conf: Path, *addresses: str) -> Path:
+    resolv_conf.write_text("".join(f"nameserver {address}\n" for address in addresses))
+    return resolv_conf
+
+
+def ask(resolv_conf: Path, port: int, domain: str = "example.com", limit: float = LIMIT):
+    """Look the policy id of `domain` up, within the time limit."""
+    resolver = Resolver(timeout=limit, resolv_conf=str(resolv_conf), dns_port=port)
+    started = time.monotonic()
+    result = resolver.policy_id(domain)
+    assert time.monotonic() - started < limit + GRACE
+    return summary(result)
+
+
+def row(reason: str, behaviour: Behaviour, expected: str | tuple):
+    return pytest.param(behaviour, expected, id=reason)
+
+
+def extra(owner: str, rdtype: str, rdata: str, then: Behaviour) -> Behaviour:
+    """Answer like `then`, with one more record in the answer section."""
+
+    def behave(query):
+        for message in then(query):
+            message.answer.append(dns.rrset.from_text(owner, 3600, "IN", rdtype, rdata))
+            yield message
+
+    return behave
+
+
+def taking_turns(*behaviours: Behaviour) -> Behaviour:
+    """Answer the first query like the first of `behaviours` and so on, all others like the last."""
+    turns = itertools.chain(behaviours, itertools.repeat(behaviours[-1]))
+
+    def behave(query):
+        return next(turns)(query)
+
+    return behave
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# A record of 255 strings of 255 bytes: the largest there can be.
+LARGEST = ("v=STSv1; id=large; x=".ljust(255, "x"), *["y" * 255] * 254)
+
+ANSWERS = [
+    row("one record", GOOD, "good"),
+    row("strings are joined without a space", txt(("v=STSv1; id=20", "16")), "2016"),
+    row("255 strings", txt(tuple("v=STSv1; id=many; x=".ljust(255, "x"))), "many"),
+    row("empty strings between", txt(("", "v=STSv1", "", "; id=a", "")), "a"),
+    row("255 strings of 255 bytes", txt(LARGEST), "large"),
+    row("records of other kinds", txt("v=spf1 -all", "", "v=STSv10; id=a", "v=STSv1; id=b"), "b"),
+    row(
+        "400 records, one of them ours",
+        txt(*(f"google-site-verification={n:044}" for n in range(399)), "v=STSv1; id=one"),
+        "one",
+    ),
+    row("only records of other kinds", txt("v=spf1 -all", "id=a; v=STSv1"), none()),
+    row("two records", txt("v=STSv1; id=a", "v=STSv1; id=b"), none(Cause.SEVERAL_RECORDS)),
+    row("one of two malformed", txt("v=STSv1; id=a", "v=STSv1;"), none(Cause.SEVERAL_RECORDS)),
+    row("malformed", txt("v=STSv1; id=a-b"), none(Cause.BAD_RECORD)),
+    row("not ASCII", txt((b"v=STSv1; id=a; x=\xc3\xa4",)), none(Cause.BAD_RECORD)),
+    row("NUL", txt((b"v=STSv1; id=a\0",)), none(Cause.BAD_RECORD)),
+    row("no such name", nxdomain(), none(ttl=900)),
+    row("no TXT at the name", nodata(), none(ttl=900)),
+    row("SOA that lives shorter than its minimum", nxdomain(60, 3600), none(ttl=60)),
+    row("SOA whose minimum is shorter", nodata(3600, 60), none(ttl=60)),
+    row("SOA of no time", nodata(0, 3600), none(ttl=0)),
+    row("no such name, no SOA", code("NXDOMAIN"), none()),
+    row("no TXT, no SOA", code("NOERROR"), none()),
+    row("a referral is no SOA", referral, none()),
+    row("alias", alias("a.example.net.", then=GOOD), "good"),
+    row("alias of an alias", alias("a.example.net.", "b.example.org.", then=GOOD), "good"),
+    row("eight aliases", alias(*(f"{c}.example.net." for c in LETTERS[:8]), then=GOOD), "good"),
+    row("alias of no such name", alias("gone.example.net.", then=nxdomain()), none(ttl=900)),
+    row("alias of a name without TXT", alias("a.example.net.", then=nodata()), none(ttl=900)),
+    row("alias of nothing, no SOA", alias("gone.example.net.", then=code("NOERROR")), none()),
+    row("SERVFAIL", code("SERVFAIL"), FAILED),
+    row("REFUSED", code("REFUSED"), FAILED),
+    row("FORMERR", code("FORMERR"), FAILED),
+    row("NOTIMP", code("NOTIMP"), FAILED),
+    row("NOTAUTH", code("NOTAUTH"), FAILED),
+    row("YXDOMAIN", code("YXDOMAIN"), FAILED),
+    row("alias that fails", alias("a.example.net.", then=code("SERVFAIL")), FAILED),
+    row("truncated, whole over TCP", truncated(GOOD), "good"),
+    row("truncated, nothing over TCP", truncated(nxdomain()), none(ttl=900)),
+    row("truncated, fails over TCP", truncated(code("SERVFAIL")), FAILED),
+    row("truncated, hangs up over TCP", truncated(hang_up), FAILED),
+    row("truncated, garbage over TCP", truncated(lambda _: [b"\0\x28" + b"\xff" * 40]), FAILED),
+    row("truncated, an empty message over TCP", truncated(lambda _: [b"\0\0"]), FAILED),
+    row("truncated, forged id over TCP", truncated(with_wrong_id(EVIL)), FAILED),
+    row("over TCP byte by byte, in time", dribbled(GOOD, 0.002), "good"),
+    row("forged id, then the truth", in_turn(with_wrong_id(EVIL), GOOD), "good"),
+    row("another question, then the truth", in_turn(with_wrong_question(EVIL), GOOD), "good"),
+    row("another port, then the truth", in_turn(from_another_port(EVIL), GOOD), "good"),
+    row("a query, then the truth", in_turn(as_a_query(EVIL), GOOD), "good"),
+    row("forged NXDOMAIN, then the truth", in_turn(with_wrong_id(nxdomain()), GOOD), "good"),
+    row("garbage, then the truth", in_turn(lambda _: [b"\xff" * 40], GOOD), "good"),
+    row("empty datagram, then the truth", in_turn(lambda _: [b""], GOOD), "good"),
+    row("the truth twice", in_turn(GOOD, GOOD), "good"),
+    row("an answer, then NXDOMAIN", in_turn(GOOD, nxdomain()), "good"),
+    row(
+        "a record of another name does not count",
+        extra("_mta-sts.example.org.", "TXT", '"v=STSv1; id=evil"', then=nodata()),
+        none(ttl=900),
+    ),
+    row(
+        "nor beside ours",
+        extra("_mta-sts.example.org.", "TXT", '"v=STSv1; id=evil"', then=GOOD),
+        "good",
+    ),
+    row("a datagram is lost", taking_turns(silence, GOOD), "good"),
+    row(
+        "slow at first, as a nameserver is that must ask around",
+        taking_turns(after(0.45, GOOD), GOOD),
+        "good",
+    ),
+    row("a quarter of the limit late", after(0.25, GOOD), "good"),
+]
+
+
+@pytest.fixture
+def resolv_conf(tmp_path) -> Path:
+    return write(tmp_path / "resolv.conf", "127.0.0.1")
+
+
+@pytest.mark.parametrize(("behaviour", "expected"), ANSWERS)
+def test_answer(resolv_conf, behaviour, expected):
+    with NameServer({RECORD: behaviour}) as server:
+        assert ask(resolv_conf, server.port) == expected
+    assert {query[:2] for query in server.queries} == {("_mta-sts.example.com", "TXT")}
+    assert len(server.queries) < 10, "a nameserver is not to be hammered"
+
+
+LOOPS = {
+    "alias of itself": alias("_mta-sts.example.com.", then=nodata()),
+    "aliases in a circle": alias("a.example.net.", "_mta-sts.example.com.", then=nodata()),
+    "aliases without end": alias(*(f"{n}.example.net." for n in range(200)), then=GOOD),
+}
+
+
+@pytest.mark.parametrize("reason", LOOPS)
+def test_alias_that_leads_nowhere_is_a_failure(resolv_conf, reason):
+    with NameServer({RECORD: LOOPS[reason]}) as server:
+        assert ask(resolv_conf, server.port) == FAILED
+
+
+LATE = {
+    "silence": silence,
+    "answers after the time limit": after(LIMIT + GRACE, GOOD),
+    "only a forged id": with_wrong_id(EVIL),
+    "forged ids for ever": in_turn(*[after(0.05, with_wrong_id(EVIL))] * 60),
+    "only another question": with_wrong_question(EVIL),
+    "only from another port": from_another_port(EVIL),
+    "only a query": as_a_query(EVIL),
+    "only an empty datagram": lambda _query: [b""],
+    "truncated, silence over TCP": truncated(silence),
+    "truncated, byte by byte over TCP": dribbled(GOOD, 0.2),
+    "truncated, half a message over TCP": truncated(lambda _: [b"\1\0" + b"\0" * 100, 9.0]),
+    "truncated, half a length over TCP": truncated(lambda _: [b"\1", 9.0]),
+}
+
+
+@pytest.fixture(scope="module")
+def late_results(tmp_path_factory) -> dict[str, tuple[str | tuple, float]]:
+    """The results of LATE with the seconds that each took, got side by side."""
+    resolv_conf = write(tmp_path_factory.mktemp("late") / "resolv.conf", "127.0.0.1")
+
+    def run(behaviour: Behaviour) -> tuple[str | tuple, float]:
+        with NameServer({RECORD: behaviour}) as server:
+            resolver = Resolver(LIMIT, resolv_conf=str(resolv_conf), dns_port=server.port)
+            started = time.monotonic()
+            return summary(resolver.policy_id("example.com")), time.monotonic() - started
+
+    with ThreadPoolExecutor(max_workers=len(LATE)) as pool:
+        return dict(zip(LATE, pool.map(run, LATE.values()), strict=True))
+
+
+@pytest.mark.parametrize("reason", LATE)
+def test_late_is_over_at_the_time_limit(late_results, reason):
+    result, seconds = late_results[reason]
+    assert result == FAILED
+    assert seconds < LIMIT + GRACE
+
+
+# Several nameservers
+
+
+@contextlib.contextmanager
+def nameservers(*behaviours: Behaviour | None) -> Iterator[list[NameServer | None]]:
+    """Run a nameserver on 127.0.0.1, 127.0.0.2 and so on, all on one port; None: nobody there."""
+    with NameServer({RECORD: GOOD}, address="127.0.0.9") as first, contextlib.ExitStack() as stack:
+        yield [
+            behaviour
+            and stack.enter_context(
+                NameServer({RECORD: behaviour}, address=f"127.0.0.{number}", port=first.port)
+            )
+            for number, behaviour in enumerate(behaviours, 1)
+        ]
+
+
+SEVERAL = [
+    pytest.param([None, GOOD], "good", id="nobody at the first"),
+    pytest.param([silence, GOOD], "good", id="the first is silent"),
+    pytest.param([silence, silence, GOOD], "good", id="the first two are silent"),
+    pytest.param([None, None, GOOD], "good", id="nobody at the first two"),
+    pytest.param([code("SERVFAIL"), GOOD], "good", id="the first fails"),
+    pytest.param([code("REFUSED"), GOOD], "good", id="the first is lame"),
+    pytest.param([lambda _: [b"\xff" * 40], GOOD], "good", id="the first talks rubbish"),
+    pytest.param([with_wrong_id(EVIL), GOOD], "good", id="the first forges"),
+    pytest.param([truncated(silence), GOOD], "good", id="the first is silent over TCP"),
+    pytest.param([truncated(hang_up), GOOD], "good", id="the first hangs up over TCP"),
+    pytest.param([nxdomain(), GOOD], none(ttl=900), id="there is none, says the first"),
+    pytest.param([GOOD, EVIL], "good", id="the first one is asked first"),
+    pytest.param([silence, code("SERVFAIL"), code("REFUSED")], FAILED, id="each fails"),
+    pytest.param([silence, None, silence], FAILED, id="all dead"),
+]
+
+
+@pytest.mark.parametrize(("behaviours", "expected"), SEVERAL)
+def test_several_nameservers(tmp_path, behaviours, expected):
+    with nameservers(*behaviours) as servers:
+        addresses = [f"127.0.0.{number}" for number in range(1, 1 + len(servers))]
+        port = next(server.port for server in servers if server)
+        assert ask(write(tmp_path / "resolv.conf", *addresses), port) == expected
+
+
+@pytest.mark.skipif(not has_ipv6_loopback(), reason="no IPv6 loopback (::1) here")
+def test_nameserver_over_ipv6(tmp_path):
+    with NameServer({RECORD: GOOD}, address="::1") as server:
+        assert ask(write(tmp_path / "resolv.conf", "::1"), server.port) == "good"
+
+
+# resolv.conf
+
+
+@pytest.fixture
+def two() -> Iterator[tuple[NameServer, NameServer]]:
+    """Nameservers on 127.0.0.1 ("one") and 127.0.0.2 ("two"), both on one port."""
+    one, other = txt("v=STSv1; id=one"), txt("v=STSv1; id=two")
+    with nameservers(one, other) as servers:
+        yield servers[0], servers[1]
+
+
+def replaced(resolv_conf: Path, address: str) -> None:
+    write(resolv_conf.with_name("new"), address)
+    os.replace(resolv_conf.with_name("new"), resolv_conf)
+
+
+def linked(resolv_conf: Path, address: str) -> None:
+    write(resolv_conf.with_name(address), address)
+    os.symlink(resolv_conf.with_name(address), resolv_conf.with_name("new"))
+    os.replace(resolv_conf.with_name("new"), resolv_conf)
+
+
+@pytest.mark.parametrize("change", [write, replaced, linked])
+def test_change_of_resolv_conf_counts_from_the_next_lookup(tmp_path, two, change):
+    resolv_conf = tmp_path / "resolv.conf"
+    change(resolv_conf, "127.0.0.1")
+    resolver = Resolver(LIMIT, resolv_conf=str(resolv_conf), dns_port=two[0].port)
+    assert resolver.policy_id("example.com") == "one"
+    change(resolv_conf, "127.0.0.2")
+    assert resolver.policy_id("example.com") == "two"
+    change(resolv_conf, "127.0.0.1")
+    assert resolver.policy_id("example.com") == "one"
+
+
+def test_resolv_conf_that_goes_and_comes(tmp_path, two):
+    resolv_conf = write(tmp_path / "resolv.conf", "127.0.0.2")
+    resolver = Resolver(LIMIT, resolv_conf=str(resolv_conf), dns_port=two[0].port)
+    assert resolver.policy_id("example.com") == "two"
+    resolv_conf.unlink()
+    assert resolver.policy_id("example.com") == "one"
+    write(resolv_conf, "127.0.0.2")
+    assert resolver.policy_id("example.com") == "two"
+
+
+# resolv.conf(5): without a nameserver line, the one on this host.
+CONTENTS = [
+    pytest.param("", "one", id="empty"),
+    pytest.param("search example.net\n", "one", id="no nameserver"),
+    pytest.param("# nameserver 127.0.0.2\n; nameserver 127.0.0.2\n", "one", id="in comments"),
+    pytest.param("nameserver\n", "one", id="a nameserver without address"),
+    pytest.param("nameserver 127.0.0.2", "two", id="no end of line"),
+    pytest.param("nameserver\t127.0.0.2  \n", "two", id="tab"),
+    pytest.param("nameserver 127.0.0.2\r\n", "two", id="CRLF"),
+    pytest.param(
+        "options rotate timeout:30 attempts:9 ndots:15 edns0\nnameserver 127.0.0.2\n",
+        "two",
+        id="options",
+    ),
+    pytest.param("frobnicate 1\nnameserver 127.0.0.2\n", "two", id="an unknown keyword"),
+    pytest.param("nameserver ns.example\nnameserver 127.0.0.2\n", "two", id="a name first"),
+    pytest.param("nameserver https://127.0.0.1/\nnameserver 127.0.0.2\n", "two", id="a URL first"),
+    pytest.param("nameserver 127.0.0.2\nnameserver 127.0.0.300\n", "two", id="a typing error"),
+    pytest.param("# f\u00fcr uns\nnameserver 127.0.0.2\n", "two", id="Latin-1"),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), CONTENTS)
+def test_what_resolv_conf_says(tmp_path, two, content, expected):
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_bytes(content.encode("latin-1"))
+    assert ask(resolv_conf, two[0].port) == expected
+
+
+@pytest.mark.parametrize("kind", ["missing", "a directory", "a missing directory"])
+def test_without_resolv_conf_the_nameserver_on_this_host_is_asked(tmp_path, two, kind):
+    path = {"missing": "no-file", "a directory": ".", "a missing directory": "none/resolv.conf"}
+    assert ask(tmp_path / path[kind], two[0].port) == "one"
+
+
+@pytest.mark.parametrize("domain", ["example.com", "sub.example.com"])
+def test_names_are_asked_as_they_are(tmp_path, domain):
+    """No search list: another domain's policy is not ours."""
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text(
+        "domain example.net\nsearch example.net example.org\noptions ndots:9\n"
+        "nameserver 127.0.0.1\n"
+    )
+    zone = {f"_mta-sts.{domain}.{suffix} TXT": EVIL for suffix in ("example.net", "example.org")}
+    with NameServer(zone) as server:
+        assert ask(resolv_conf, server.port, domain) == none(ttl=900)
+    assert {name for name, _, _ in server.queries} == {f"_mta-sts.{domain}"}
+
+
+# Which name is asked
+
+
+NAMES = [
+    ("example.com", "_mta-sts.example.com"),
+    ("EXAMPLE.Com", "_mta-sts.example.com"),
+    ("example.com.", "_mta-sts.example.com"),
+    ("b\u00fccher.example", "_mta-sts.xn--bcher-kva.example"),
+    ("xn--bcher-kva.example", "_mta-sts.xn--bcher-kva.example"),
+    ("B\u00dcCHER.Example.", "_mta-sts.xn--bcher-kva.example"),
+    ("stra\u00dfe.example", "_mta-sts.xn--strae-oqa.example"),
+    ("\u2167.example", "_mta-sts.viii.example"),
+    ("mail.example.com", "_mta-sts.mail.example.com"),
+]
+
+
+@pytest.mark.parametrize(("domain", "asked"), NAMES)
+def test_name_that_is_asked(resolv_conf, domain, asked):
+    with NameServer({f"{asked} TXT": GOOD}) as server:
+        assert ask(resolv_conf, server.port, domain) == "good"
+    assert server.queries == [(asked, "TXT", "udp")]
+
+
+def test_sub_domain_does_not_inherit(resolv_conf):
+    with NameServer({RECORD: GOOD}) as server:
+        assert ask(resolv_conf, server.port, "mail.example.com") == none(ttl=900)
+    assert server.queries == [("_mta-sts.mail.example.com", "TXT", "udp")]
+
+
+def test_domain_that_leaves_no_room_for_the_label_has_no_policy(resolv_conf):
+    domain = ".".join(["a" * 49] * 5)  # 249 characters, and 253 is the most
+    with NameServer(otherwise=GOOD) as server:
+        assert ask(resolv_conf, server.port, domain) == none()
+    assert server.queries == []
+
+
+def test_a_record_that_changes_is_seen_at_once(resolv_conf):
+    """Nothing is remembered here, whatever TTL the records have."""
+    with NameServer({RECORD: taking_turns(EVIL, GOOD, nxdomain(), GOOD)}) as server:
+        resolver = Resolver(LIMIT, resolv_conf=str(resolv_conf), dns_port=server.port)
+        results = [summary(resolver.policy_id("example.com")) for _ in range(4)]
+    assert results == ["evil", "good", none(ttl=900), "good"]
