@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from .config import Zone
 from .domains import policy_domain
 from .netstring import MAX_REPLY, encode
 from .policies import InForce, Policies
 from .ready import Reply
+from .settings import Zone
 from .sts import Mode, Policy
 
 _NOT_FOUND = b"NOTFOUND "

@@ -21,13 +21,14 @@ from . import listeners
 from .answer import Answers
 from .arguments import Arguments
 from .cache.memory import MemoryStore
-from .config import DEFAULT_PATH, Config, ConfigError, load
+from .config import DEFAULT_PATH, ConfigError, load
 from .files import stamp
 from .logs import LEVELS, Log
 from .policies import Policies
 from .privileges import PrivilegeError, become
 from .resolver import Resolver
 from .server import SocketmapServer
+from .settings import Config
 from .version import __version__
 
 log = logging.getLogger("stsresolver.daemon")

@@ -1,0 +1,80 @@
+"""The settings of the daemon, as plain frozen dataclasses with the built-in defaults.
+
+The faces read them from a file (`config`) and hand them down; nothing below reads YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """How the policies that one Postfix map name asks for are looked up and answered.
+
+    `strict_testing`: answer a policy of mode testing as if it were enforced.
+    `timeout`: seconds that DNS may take in all, and HTTPS as well.
+    `require_sni`: add `servername=hostname` to the answer (Postfix 3.4 and later).
+    `tlsrpt`: give the long answer of Postfix 3.10 and later, with the policy's own text.
+    """
+
+    strict_testing: bool = False
+    timeout: float = 4.0
+    require_sni: bool = True
+    tlsrpt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InternalCache:
+    """The cache in memory: at most `cache_size` policies."""
+
+    cache_size: int = 10000
+
+
+Cache: TypeAlias = InternalCache
+
+
+@dataclass(frozen=True, slots=True)
+class Proactive:
+    """Renewal of the policies that nobody has asked for just now.
+
+    `interval`: seconds from one round to the next.
+    `concurrency_limit`: lookups at once.
+    `grace_ratio`: a policy younger than `interval / grace_ratio` is left alone.
+    """
+
+    enabled: bool = False
+    interval: int = 86400
+    concurrency_limit: int = 100
+    grace_ratio: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration; `Config()` is the built-in one.
+
+    `path`: the UNIX socket that takes the place of `host` and `port`; `mode`: its file mode, None
+    for what the umask leaves. Port 0 lets the kernel choose. `cache_grace`: seconds after a check
+    in which a policy is answered without another one. `shutdown_timeout`: seconds that requests
+    in flight get when the daemon stops. `workers`: lookups at once. `zones`: by map name; any
+    other map name is `default_zone`.
+
+    `warnings`: lines for the log about what is accepted and may yet surprise. They do not count
+    when two configurations are compared.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8461
+    path: str | None = None
+    mode: int | None = None
+    reuse_port: bool = True
+    cache_grace: float = 60.0
+    shutdown_timeout: float = 20.0
+    workers: int = 256
+    cache: Cache = InternalCache()
+    proactive: Proactive = Proactive()
+    default_zone: Zone = Zone()
+    zones: Mapping[str, Zone] = field(default_factory=dict)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
