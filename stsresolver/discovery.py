@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import dns.exception
+import dns.inet
 import dns.message
 import dns.name
 import dns.rdataclass
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 
 # Answers up to this size come in one UDP datagram without fragments (DNS flag day 2020).
 _UDP_PAYLOAD = 1232
-# Tries of each name server within the time limit; a lost datagram is sent again.
+# Tries within the time limit at least, so that a lost datagram is sent again; and more where every
+# name server but the last may be dead.
 _TRIES = 3
 # dnspython pauses 0.1, 0.2, 0.4 s between rounds and looks at the clock only afterwards.
 _LAST_PAUSE = 0.4
@@ -119,16 +121,24 @@ class Discovery:
 
     def _read(self) -> dns.resolver.Resolver:
         resolver = dns.resolver.Resolver(configure=False)
-        try:
-            resolver.read_resolv_conf(self._resolv_conf)
-        except (dns.exception.DNSException, ValueError) as error:
-            # resolv.conf(5): without a name server, the one on this host.
-            log.warning("%s: %s; asking 127.0.0.1", self._resolv_conf, error)
-            resolver.nameservers = ["127.0.0.1"]
+        resolver.nameservers = self._nameservers()
         resolver.port = self._port
-        resolver.timeout = self._timeout / _TRIES
+        resolver.timeout = self._timeout / max(_TRIES, len(resolver.nameservers) + 1)
         resolver.use_edns(0, 0, _UDP_PAYLOAD)
         return resolver
+
+    def _nameservers(self) -> list[str]:
+        """Return the addresses in resolv.conf. As libc does, pass over what is none."""
+        try:
+            with open(self._resolv_conf, encoding="ascii", errors="replace") as file:
+                lines = [line.split() for line in file]
+        except OSError as error:
+            log.warning("%s: %s", self._resolv_conf, error.strerror)
+            lines = []
+        found = [line[1] for line in lines if line[:1] == ["nameserver"] and len(line) > 1]
+        addresses = [address for address in found if dns.inet.is_address(address)]
+        # resolv.conf(5): without a name server, the one on this host.
+        return addresses or ["127.0.0.1"]
 
 
 def _negative_ttl(response: dns.message.Message) -> int:

@@ -38,12 +38,14 @@ _HEADERS = {
 }
 # Bytes read for one policy, headers and chunk sizes included: chunks of one byte still fit.
 _MAX_READ = 16 * MAX_POLICY_SIZE
-# What requests, urllib3 and http.client raise for whatever a server does.
+# What requests, urllib3 and http.client raise for whatever a server does; http.client lets a
+# ValueError out for some chunk sizes.
 _ERRORS = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
     OSError,
+    ValueError,
 )
 # Addresses tried of each family; a policy host with more is not better reached.
 _MAX_ADDRESSES = 4
