@@ -1,0 +1,181 @@
+"""The servers that are measured: how each is made, started, watched and stopped."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from world import listening, network_name, progress, started, wait_until
+
+BENCH = Path(__file__).resolve().parent
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+ASYNCIO_PACKAGES = (
+    "postfix-mta-sts-resolver==1.5.0",
+    "uvloop==0.21.0",
+    "aiodns==3.2.0",
+    "pycares<5",
+    "aiohttp<3.12",
+)
+
+# Grace and cache are large enough that a measured answer is a repeated one.
+CONFIGURATION = """\
+{listen}
+cache_grace: 3600
+shutdown_timeout: 1
+cache:
+  type: internal
+  options:
+    cache_size: 10000
+default_zone:
+  timeout: 4
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A socketmap server at `address` (`HOST:PORT` or `/PATH`), asked under `map_name`.
+
+    `expected` is what its replies begin with, `%` standing for the domain. Without a command
+    somebody else starts it.
+    """
+
+    name: str
+    address: str
+    command: tuple[str, ...] = ()
+    map_name: str = "postfix"
+    expected: str = "OK secure match=mail.%"
+
+
+def compiled(name: str, directory: Path) -> Path:
+    """Compile bench/NAME.c into `directory`."""
+    program = directory / name
+    subprocess.run(["cc", "-O2", "-o", program, BENCH / f"{name}.c"], check=True)
+    return program
+
+
+def configuration(name: str, address: str, directory: Path) -> Path:
+    """Write the configuration file that ours and the asyncio daemon both read."""
+    if address.startswith("/"):
+        listen = f"path: {address}"
+    else:
+        host, _, port = address.rpartition(":")
+        listen = f"host: {host}\nport: {port}"
+    file = directory / f"{name}.yml"
+    file.write_text(CONFIGURATION.format(listen=listen))
+    return file
+
+
+def ours(address: str, directory: Path, name: str = "stsresolver") -> Server:
+    """The daemon of this checkout, run by the Python that runs the benchmark."""
+    file = configuration(name, address, directory)
+    command = (sys.executable, "-m", "stsresolver.daemon", "-c", str(file), "-v", "warn")
+    return Server(name, address, command)
+
+
+def asyncio_daemon(address: str, directory: Path, venv: Path) -> Server:
+    """The asyncio daemon out of the environment that `make_asyncio_venv` made."""
+    file = configuration("asyncio", address, directory)
+    return Server("asyncio", address, (f"{venv}/bin/mta-sts-daemon", "-c", str(file), "-v", "warn"))
+
+
+def echo(address: str, directory: Path, name: str = "echo") -> Server:
+    """The floor: a constant reply, as long as the others'."""
+    reply = "OK secure match=mail.d10.good.test servername=hostname"
+    program = str(directory / "echo")
+    return Server(name, address, (program, address, reply), expected="OK secure match=mail.")
+
+
+def make_asyncio_venv(venv: Path) -> None:
+    """Install the asyncio daemon into `venv`, once; the network is needed for that."""
+    complete = venv / "complete"
+    if complete.exists() and complete.read_text().split() == list(ASYNCIO_PACKAGES):
+        return
+    progress(f"installing {ASYNCIO_PACKAGES[0]} into {venv}")
+    pip = [sys.executable, "-m", "pip", "--python", f"{venv}/bin/python"]
+    try:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", venv], check=True)
+        subprocess.run([*pip, "install", "-qq", *ASYNCIO_PACKAGES], check=True)
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{sys.argv[0]}: {error}; `--without asyncio` measures the others")
+    complete.write_text("\n".join(ASYNCIO_PACKAGES))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started server; pid 0 if somebody else started it, and its usage is then unknown."""
+
+    server: Server
+    pid: int
+    start_seconds: float | None
+
+    def cpu_seconds(self) -> float | None:
+        """CPU used so far, user and system, of all threads and ended children."""
+        if not self.pid:
+            return None
+        # The name in parentheses may itself hold spaces; utime is field 14 of proc(5).
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / CLOCK_TICKS
+
+    def status(self, field: str) -> int | None:
+        """A number of /proc/PID/status: VmRSS in kB, Threads."""
+        if not self.pid:
+            return None
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1])
+        raise KeyError(field)
+
+    def wait_idle(self) -> None:
+        """Until it has used no CPU for half a second; TimeoutError after ten."""
+        seen, since = self.cpu_seconds(), time.monotonic()
+
+        def quiet() -> bool:
+            nonlocal seen, since
+            now = self.cpu_seconds()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            return time.monotonic() - since > 0.5
+
+        wait_until(quiet, 10, f"{self.server.name} idle", every=0.02)
+
+
+@contextmanager
+def running(server: Server, env: Mapping[str, str], directory: Path) -> Iterator[Running]:
+    """Start `server`, wait until it listens, stop it at the end."""
+    if not server.command:
+        settings = " ".join(f"{key}={value}" for key, value in env.items())
+        progress(
+            f"{server.name}: waiting a minute for it to listen on {server.address}; start it with\n"
+            f"    ip netns exec {network_name()} env {settings} COMMAND"
+        )
+        wait_until(lambda: listening(server.address), 60, server.name, every=0.1)
+        yield Running(server, 0, None)
+        return
+    if listening(server.address):
+        raise RuntimeError(f"{server.name}: somebody listens on {server.address} already")
+    log = directory / f"{server.name}.log"
+    begin = time.monotonic()
+    with started(server.command, env=env, cwd=BENCH.parent, log=log) as process:
+
+        def ready() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError(f"{server.name} ended: {log.read_text()[-2000:]}")
+            return listening(server.address)
+
+        wait_until(ready, 20, f"{server.name} on {server.address}")
+        yield Running(server, process.pid, time.monotonic() - begin)
+
+
+def start_seconds(server: Server, env: Mapping[str, str], directory: Path, times: int) -> float:
+    """From the start of the process until it takes connections: the median of `times` starts."""
+    seen = []
+    for _ in range(times):
+        with running(server, env, directory) as process:
+            seen.append(process.start_seconds)
+    return statistics.median(seen)

@@ -1,0 +1,249 @@
+"""A small internet for one run: a network namespace with DNS, policy hosts and certificates.
+
+`in_own_network()` goes on with the calling program inside a network namespace made for it alone
+(ip-netns(8)); there 127.0.0.1 answers on port 53 and 443 and nothing else can be reached.
+`world()` fills the namespace: dnsmasq for the names, nginx for the policies, a CA made for the run,
+and, on 127.0.0.2, policy hosts that take a connection and never speak.
+
+Needs root, iproute2, dnsmasq, nginx, and trustme in the environment of the running Python.
+Everything started here ends with the program; the namespace and its resolv.conf go last.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+try:
+    import trustme
+except ImportError:
+    sys.exit(f"{sys.argv[0]}: {sys.executable} has no trustme: pip install 'stsresolver[test]'")
+
+NAMESPACE_PREFIX = "stsbench-"
+POLICY_HOST = "127.0.0.1"
+SILENT_HOST = "127.0.0.2"
+
+DNSMASQ = f"""\
+keep-in-foreground
+user=root
+pid-file=
+no-resolv
+no-hosts
+cache-size=0
+bind-interfaces
+listen-address=127.0.0.1
+local=/test/
+address=/good.test/{POLICY_HOST}
+address=/hanging.test/{SILENT_HOST}
+"""
+
+NGINX = """\
+daemon off;
+user root;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx.log;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    default_type text/plain;
+    server {{
+        listen {address}:443 ssl;
+        server_name "~^mta-sts\\.(?<policy_domain>.+)$";
+        ssl_certificate {directory}/policy-hosts.pem;
+        ssl_certificate_key {directory}/policy-hosts.key;
+        location = /.well-known/mta-sts.txt {{
+            return 200 "version: STSv1\\r\\nmode: enforce\\r\\nmx: mail.$policy_domain\\r\\n\
+max_age: 604800\\r\\n";
+        }}
+    }}
+}}
+"""
+
+
+def progress(text: str) -> None:
+    """Say on standard error what is happening; standard output is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def require(*programs: str) -> None:
+    """End the program with a plain word unless it is root's and `programs` are installed."""
+    if os.geteuid() != 0:
+        sys.exit(f"{sys.argv[0]}: needs root: it makes a network namespace of its own (ip netns)")
+    missing = [program for program in programs if not shutil.which(program)]
+    if missing:
+        sys.exit(f"{sys.argv[0]}: not installed: {', '.join(missing)}")
+
+
+def network_name() -> str:
+    """The name of the network namespace that the program is in; empty for the machine's own."""
+    identify = ["ip", "netns", "identify", str(os.getpid())]
+    return subprocess.run(identify, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def in_own_network() -> None:
+    """Return inside a new network namespace; the program outside waits for this one and ends.
+
+    The program is started once more with the same arguments; what precedes the call runs twice.
+    """
+    if network_name().startswith(NAMESPACE_PREFIX):
+        # A polite end runs every cleanup on its way out.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        return
+    name = f"{NAMESPACE_PREFIX}{os.getpid()}"
+    files = Path("/etc/netns", name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        files.mkdir(parents=True)
+        (files / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        command = ["ip", "netns", "exec", name, sys.executable, *sys.argv]
+        with started(command) as child:
+            # The terminal sends its interrupt to the child as well.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            status = child.wait()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+        shutil.rmtree(files, ignore_errors=True)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    log: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` beside us; at the end SIGTERM, and SIGKILL after 15 seconds."""
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("ab")) if log else None
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def connect(address: str) -> socket.socket:
+    """Connect to `HOST:PORT` or `/PATH`; raises OSError."""
+    if address.startswith("/"):
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(address)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def wait_until(
+    condition: Callable[[], bool], seconds: float, what: str, every: float = 0.001
+) -> None:
+    """Ask `condition` every so many seconds; TimeoutError naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(every)
+
+
+def listening(address: str) -> bool:
+    """Whether a connection to `address` is taken."""
+    try:
+        connect(address).close()
+    except OSError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class World:
+    """What a run finds on its internet; `env` is what makes a server trust the run's CA.
+
+    A domain in `good` has an enforce policy that names `mail.<domain>` as its one MX host; the
+    policy host of a domain in `hanging` takes connections and never speaks.
+    """
+
+    directory: Path
+    good: tuple[str, ...]
+    hanging: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+@contextlib.contextmanager
+def world(directory: Path, good: int, hanging: int = 0) -> Iterator[World]:
+    """So many domains `dN.good.test` and `dN.hanging.test`, N counting from 0."""
+    place = World(
+        directory,
+        tuple(f"d{n}.good.test" for n in range(good)),
+        tuple(f"d{n}.hanging.test" for n in range(hanging)),
+        {"SSL_CERT_FILE": str(directory / "ca.pem")},
+    )
+    certify(directory, [f"mta-sts.{domain}" for domain in place.good])
+    names = directory / "dnsmasq.conf"
+    names.write_text(
+        DNSMASQ
+        + "".join(
+            f'txt-record=_mta-sts.{domain},"v=STSv1; id=1"\n'
+            for domain in place.good + place.hanging
+        )
+    )
+    policies = directory / "nginx.conf"
+    policies.write_text(NGINX.format(directory=directory, address=POLICY_HOST))
+    with (
+        serving(directory, "127.0.0.1:53", "dnsmasq", f"--conf-file={names}"),
+        serving(directory, "127.0.0.1:443", "nginx", "-c", str(policies), "-p", str(directory)),
+        socket.socket() as silent,
+    ):
+        # The kernel shakes hands for a socket that nobody accepts from.
+        silent.bind((SILENT_HOST, 443))
+        silent.listen(4096)
+        yield place
+
+
+@contextlib.contextmanager
+def serving(directory: Path, address: str, *command: str) -> Iterator[None]:
+    """Run a server beside us; returns when it takes connections at `address`."""
+    log = directory / f"{command[0]}.out"
+    with started(command, log=log) as process:
+
+        def ready() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError(f"{command[0]} ended: {log.read_text()}")
+            return listening(address)
+
+        wait_until(ready, 10, f"{command[0]} on {address}")
+        yield
+
+
+def certify(directory: Path, names: Sequence[str]) -> None:
+    """Make a CA, ca.pem, and one certificate for all `names`, policy-hosts.pem and .key."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(directory / "ca.pem")
+    leaf = ca.issue_cert(*names)
+    for certificate in leaf.cert_chain_pems:
+        certificate.write_to_path(directory / "policy-hosts.pem", append=True)
+    leaf.private_key_pem.write_to_path(directory / "policy-hosts.key")
