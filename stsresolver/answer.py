@@ -29,9 +29,7 @@ class Answers:
     An unknown map name means `default_zone`.
     """
 
-    def __init__(
-        self, policies: Policies, default_zone: Zone, zones: Mapping[str, Zone]
-    ) -> None:
+    def __init__(self, policies: Policies, default_zone: Zone, zones: Mapping[str, Zone]) -> None:
         self._policies = policies
         self._default_zone = default_zone
         self._zones = {name.encode(): zone for name, zone in zones.items()}

@@ -45,6 +45,7 @@ def _account(user: str) -> pwd.struct_passwd:
 
 def _gid(group: str) -> int:
     try:
-        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
+        found = grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)
+    except (KeyError, OverflowError):
         raise PrivilegeError(f"there is no group {group!r}") from None
+    return found.gr_gid

@@ -1,0 +1,325 @@
+"""The connections to Postfix, all of them, on the serving thread.
+
+Accepts, reads, cuts netstrings, writes and closes; nothing here waits but the poll. A connection
+has at most one request outstanding: until it is answered, and while replies wait for a client that
+does not read, nothing more is read from that client. So pipelined requests are answered in their
+order, and a client that misbehaves costs its own connection and nothing else.
+
+When there are as many connections as may be, or the process is out of descriptors, new ones are
+left in the backlog, and the log says so once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+from .netstring import NetstringError, cut
+from .ready import ReadyReplies
+
+log = logging.getLogger(__name__)
+
+# Seconds without a whole request after which a connection is closed. Postfix may keep one idle for
+# minutes, and must not find it closed sooner than after 120.
+IDLE_LIMIT = 300.0
+# Seconds without accepting after the process ran out of descriptors.
+ACCEPT_PAUSE = 1.0
+# One read takes the longest request, so that most requests come in one.
+_READ = 16_384
+# Bytes of replies that may wait for a client before its further requests do.
+_UNSENT_LIMIT = 131_072
+
+_IN = select.EPOLLIN
+_OUT = select.EPOLLOUT
+_GONE = select.EPOLLHUP | select.EPOLLERR
+
+
+class Connection:
+    """A client, and what it sent and has not read yet."""
+
+    __slots__ = ("ending", "events", "fd", "last", "received", "socket", "unsent", "waiting")
+
+    def __init__(self, client: socket.socket, now: float) -> None:
+        self.socket = client
+        self.fd = client.fileno()
+        self.received = b""
+        self.unsent = b""
+        self.waiting = False
+        self.ending = False
+        self.events = _IN
+        self.last = now
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is owed to the client."""
+        return not self.waiting and not self.unsent
+
+
+# Takes a connection, a request's bytes on the wire, its text, and the monotonic time. Returns the
+# reply, or None if it comes later by `Connections.reply`.
+Ask = Callable[[Connection, bytes, bytes, float], bytes | None]
+
+
+class Connections:
+    """Serves the clients of `listeners` with replies from `ready` and, failing that, from `ask`.
+
+    `limit`: how many may be open at once. `again`: the monotonic time at which `accept` is to be
+    called, after it had to stop. `wake`: a socket that ends the poll; what is sent to it means
+    nothing.
+    """
+
+    def __init__(
+        self,
+        listeners: Iterable[socket.socket],
+        wake: socket.socket,
+        ready: ReadyReplies,
+        ask: Ask,
+        limit: int,
+    ) -> None:
+        self.limit = limit
+        self.again = math.inf
+        self._wake = wake
+        self._ready = ready
+        self._ask = ask
+        self._open: dict[int, Connection] = {}
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        for listener in self._listeners.values():
+            listener.setblocking(False)
+        self._accepting = False
+        self._refused = False
+        self._draining = False
+        self._poll = select.epoll()
+        self._poll.register(wake, _IN)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def serve(self, pause: float | None) -> float:
+        """Wait at most `pause` seconds (None: for ever) and do what the events ask for.
+
+        Return the monotonic time of the events.
+        """
+        events = self._poll.poll(pause)
+        now = time.monotonic()
+        for fd, event in events:
+            connection = self._open.get(fd)
+            try:
+                if connection is None:
+                    self._other_descriptor(fd, now)
+                elif event == _IN:
+                    self._read(connection, now)
+                else:
+                    self._other_event(connection, event, now)
+            except Exception:
+                log.exception("a connection ended in a bug of this program")
+                if connection is not None:
+                    self.close(connection)
+        return now
+
+    def reply(self, connection: Connection, data: bytes, now: float) -> None:
+        """Send the reply that a connection waits for, and go on with what came behind it."""
+        if self._open.get(connection.fd) is not connection:
+            return
+        connection.waiting = False
+        connection.last = now
+        self._send(connection, data)
+        if connection.received and self._open.get(connection.fd) is connection:
+            self._advance(connection, now)
+
+    def close(self, connection: Connection) -> None:
+        """Close a connection, if it is open still."""
+        # The descriptor of a connection that is gone may be another one's by now.
+        if self._open.get(connection.fd) is not connection:
+            return
+        del self._open[connection.fd]
+        self._poll.unregister(connection.fd)
+        connection.socket.close()
+        connection.received = connection.unsent = b""
+        if self.again == math.inf:
+            self.accept()
+
+    def close_idle(self, now: float) -> None:
+        """Close the connections that have asked nothing for `IDLE_LIMIT` seconds."""
+        for connection in list(self._open.values()):
+            if not connection.waiting and now >= connection.last + IDLE_LIMIT:
+                log.debug("connection %d is closed: idle", connection.fd)
+                self.close(connection)
+
+    def accept(self) -> None:
+        """Accept new connections from now on."""
+        self.again = math.inf
+        if not self._accepting and not self._draining:
+            for fd in self._listeners:
+                self._poll.register(fd, _IN)
+            self._accepting = True
+
+    def drain(self) -> None:
+        """Accept no more, close what is idle, and the others once they are answered."""
+        self._refuse()
+        self.again = math.inf
+        self._draining = True
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        for connection in list(self._open.values()):
+            self._end(connection)
+
+    def close_all(self) -> None:
+        """Close everything."""
+        for one in (*self._listeners.values(), *(each.socket for each in self._open.values())):
+            one.close()
+        self._listeners.clear()
+        self._open.clear()
+        self._poll.close()
+
+    def _read(self, connection: Connection, now: float) -> None:
+        """Read what came, and answer it if it is one request with a ready reply."""
+        try:
+            data = connection.socket.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lost(connection, error)
+            return
+        if not connection.received:
+            reply = self._ready.get(data, now)
+            if reply is not None:
+                connection.last = now
+                self._send(connection, reply)
+                return
+        if not data:
+            self._end(connection)
+            return
+        connection.received += data
+        self._advance(connection, now)
+
+    def _advance(self, connection: Connection, now: float) -> None:
+        """Answer the requests that have come whole, up to the first that has to wait."""
+        more = True
+        while more and connection.idle:
+            replies, more = self._answer_received(connection, now)
+            self._send(connection, replies)
+
+    def _answer_received(self, connection: Connection, now: float) -> tuple[bytes, bool]:
+        """Return replies to what the client sent, and whether there is more to answer."""
+        received, start = connection.received, 0
+        replies: list[bytes] = []
+        size = 0
+        while not connection.waiting and size < _UNSENT_LIMIT:
+            try:
+                found = cut(received, start)
+            except NetstringError as error:
+                log.info("connection %d is closed: %s", connection.fd, error)
+                connection.ending = True
+                start = len(received)
+                break
+            if found is None:
+                break
+            text, end = found
+            wire, start = received[start:end], end
+            connection.last = now
+            reply = self._ready.get(wire, now) or self._ask(connection, wire, text, now)
+            if reply is None:
+                connection.waiting = True
+            else:
+                replies.append(reply)
+                size += len(reply)
+        connection.received = received[start:]
+        return b"".join(replies), size >= _UNSENT_LIMIT
+
+    def _send(self, connection: Connection, data: bytes) -> None:
+        """Send what the client takes now; the rest waits, and with it what the client asks."""
+        if connection.unsent:
+            data = connection.unsent + data
+        if data:
+            try:
+                sent = connection.socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._lost(connection, error)
+                return
+            if sent == len(data) and connection.events == _IN and not connection.ending:
+                if connection.waiting:
+                    self._watch(connection)
+                return
+            connection.unsent = data[sent:]
+        if connection.ending and connection.idle:
+            self.close(connection)
+        else:
+            self._watch(connection)
+
+    def _watch(self, connection: Connection) -> None:
+        """Wait for room to write, for a reply, or for a request: for one of them at a time."""
+        events = _OUT if connection.unsent else 0 if connection.waiting else _IN
+        if events != connection.events:
+            self._poll.modify(connection.fd, events)
+            connection.events = events
+
+    def _other_event(self, connection: Connection, event: int, now: float) -> None:
+        if event & _GONE:
+            self.close(connection)
+        elif event & _OUT:
+            self._send(connection, b"")
+            if self._open.get(connection.fd) is connection:
+                self._advance(connection, now)
+
+    def _other_descriptor(self, fd: int, now: float) -> None:
+        if fd == self._wake.fileno():
+            self._wake.recv(4096)
+        elif fd in self._listeners:
+            self._accept_from(self._listeners[fd], now)
+
+    def _end(self, connection: Connection) -> None:
+        """Close a connection, once what it asked for is answered."""
+        connection.ending = True
+        connection.received = b""
+        if connection.idle:
+            self.close(connection)
+        else:
+            self._watch(connection)
+
+    def _lost(self, connection: Connection, error: OSError) -> None:
+        log.debug("connection %d is lost: %s", connection.fd, error)
+        self.close(connection)
+
+    def _refuse(self) -> None:
+        """Leave new connections to the backlog."""
+        if self._accepting:
+            for fd in self._listeners:
+                self._poll.unregister(fd)
+            self._accepting = False
+
+    def _accept_from(self, listener: socket.socket, now: float) -> None:
+        while len(self._open) < self.limit:
+            try:
+                client, _ = listener.accept()
+            except BlockingIOError:
+                self._refused = False
+                return
+            except OSError as error:
+                if error.errno != errno.ECONNABORTED:
+                    self._refuse()
+                    self.again = now + ACCEPT_PAUSE
+                    self._complain(str(error))
+                    return
+            else:
+                client.setblocking(False)
+                if client.family != socket.AF_UNIX:
+                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection = Connection(client, now)
+                self._poll.register(connection.fd, _IN)
+                self._open[connection.fd] = connection
+        self._refuse()
+        self._complain(f"{self.limit} are open, as many as may be")
+
+    def _complain(self, why: str) -> None:
+        """Warn that clients have to wait, once until they need not."""
+        if not self._refused:
+            log.warning("no new connections for now: %s", why)
+        self._refused = True
