@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dns.rrset
+import dns.version
 import pytest
 from hostile_dns import (
     Behaviour,
@@ -157,13 +158,6 @@ ANSWERS = [
     row("truncated, an empty message over TCP", truncated(lambda _: [b"\0\0"]), FAILED),
     row("truncated, forged id over TCP", truncated(with_wrong_id(EVIL)), FAILED),
     row("over TCP byte by byte, in time", dribbled(GOOD, 0.002), "good"),
-    row("forged id, then the truth", in_turn(with_wrong_id(EVIL), GOOD), "good"),
-    row("another question, then the truth", in_turn(with_wrong_question(EVIL), GOOD), "good"),
-    row("another port, then the truth", in_turn(from_another_port(EVIL), GOOD), "good"),
-    row("a query, then the truth", in_turn(as_a_query(EVIL), GOOD), "good"),
-    row("forged NXDOMAIN, then the truth", in_turn(with_wrong_id(nxdomain()), GOOD), "good"),
-    row("garbage, then the truth", in_turn(lambda _: [b"\xff" * 40], GOOD), "good"),
-    row("empty datagram, then the truth", in_turn(lambda _: [b""], GOOD), "good"),
     row("the truth twice", in_turn(GOOD, GOOD), "good"),
     row("an answer, then NXDOMAIN", in_turn(GOOD, nxdomain()), "good"),
     row(
@@ -197,6 +191,27 @@ def test_answer(resolv_conf, behaviour, expected):
         assert ask(resolv_conf, server.port) == expected
     assert {query[:2] for query in server.queries} == {("_mta-sts.example.com", "TXT")}
     assert len(server.queries) < 10, "a nameserver is not to be hammered"
+
+
+FORGERIES = {
+    "forged id": with_wrong_id(EVIL),
+    "another question": with_wrong_question(EVIL),
+    "another port": from_another_port(EVIL),
+    "a query": as_a_query(EVIL),
+    "forged NXDOMAIN": with_wrong_id(nxdomain()),
+    "garbage": lambda _: [b"\xff" * 40],
+    "empty datagram": lambda _: [b""],
+}
+# Before 2.6 dnspython gives a nameserver up for a forged answer (CVE-2023-29483): no policy is
+# found then, and no false one either.
+TAKES_FORGERY_FOR_AN_ANSWER = (dns.version.MAJOR, dns.version.MINOR) < (2, 6)
+
+
+@pytest.mark.parametrize("what", FORGERIES)
+def test_forged_answer_is_passed_over(resolv_conf, what):
+    with NameServer({RECORD: in_turn(FORGERIES[what], GOOD)}) as server:
+        result = ask(resolv_conf, server.port)
+    assert result == "good" or (TAKES_FORGERY_FOR_AN_ANSWER and result == FAILED)
 
 
 LOOPS = {
