@@ -1,8 +1,9 @@
 """mta-sts-daemon: the socketmap server as a process, from its arguments to its exit status.
 
-Exit statuses are those of sysexits.h: 0 after a stop that was asked for, 1 after one that was asked
-for twice, 64 for wrong arguments, 69 for an address that cannot be listened on, 73 for a file that
-cannot be written, 77 for a user it cannot become, 78 for a wrong configuration.
+Exit statuses are those of sysexits.h: 0 after a stop that was asked for, 1 after one that left
+requests unanswered (asked for twice, or past shutdown_timeout), 64 for wrong arguments, 69 for an
+address that cannot be listened on, 73 for a file that cannot be written, 77 for a user it cannot
+become, 78 for a wrong configuration.
 """
 
 from __future__ import annotations
@@ -97,13 +98,16 @@ def _run(config: Config, source: str, options: argparse.Namespace) -> int:
             log.warning("%s", warning)
 
         sockets = cleanup.enter_context(_listening(config))
-        cleanup.enter_context(_pidfile(options.pidfile))
-        become(options.user, options.group)
-
         server = SocketmapServer(
             sockets, workers=config.workers, shutdown_timeout=config.shutdown_timeout
         )
         cleanup.callback(server.server_close)
+        # Whoever reads the pidfile may send a signal at once.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
+        cleanup.enter_context(_pidfile(options.pidfile))
+        become(options.user, options.group)
+
         policies = Policies(
             MemoryStore(config.cache.cache_size),
             functools.cache(Resolver),
@@ -112,8 +116,6 @@ def _run(config: Config, source: str, options: argparse.Namespace) -> int:
             changed=server.forget,
         )
         server.source = Answers(policies, config.default_zone, config.zones)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: server.stop())
         for one in sockets:
             log.info("listening on %s", listeners.name(one))
         clean = server.serve_forever()
@@ -138,7 +140,7 @@ def _listening(config: Config) -> Iterator[list[socket.socket]]:
 
 @contextlib.contextmanager
 def _pidfile(path: str | None) -> Iterator[None]:
-    """Write the process id to `path`, and remove the file at the end."""
+    """Write the process id to `path`, and remove the file at the end if it still is ours."""
     if path is None:
         yield
         return
@@ -147,11 +149,13 @@ def _pidfile(path: str | None) -> Iterator[None]:
             file.write(f"{os.getpid()}\n")
     except OSError as error:
         raise CannotWrite(f"{path}: {error.strerror}") from error
+    ours = stamp(path)
     try:
         yield
     finally:
         with _cleaning(path):
-            os.unlink(path)
+            if stamp(path) == ours:
+                os.unlink(path)
 
 
 @contextlib.contextmanager

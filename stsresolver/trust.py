@@ -42,6 +42,8 @@ class TrustStore:
         # RFC 8461 §3.3: a name in the certificate's SAN; the common name does not count.
         context.hostname_checks_common_name = False
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # With OpenSSL 3, Python would take a connection that was cut for one that was closed.
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         # The same on every Python: 3.13 made X.509 checks stricter than CAs in use are.
         context.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST
         return context

@@ -78,10 +78,11 @@ def accounts() -> list[str]:
 
 
 @as_root
-@pytest.mark.parametrize("group", [None, "daemon", "1"])
 @pytest.mark.parametrize("name", accounts())
-@pytest.mark.parametrize("by_number", [False, True])
-def test_every_id_is_the_new_one_and_there_is_no_way_back(name, group, by_number):
+@pytest.mark.parametrize(
+    ("by_number", "group"), [(False, None), (True, None), (False, "daemon"), (True, "1")]
+)
+def test_every_id_is_the_new_one_and_there_is_no_way_back(name, by_number, group):
     account = pwd.getpwnam(name)
     gid = account.pw_gid
     if group is not None:

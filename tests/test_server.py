@@ -28,7 +28,7 @@ from stsresolver.ready import Reply
 from stsresolver.server import SocketmapServer
 
 # Seconds in which a server that has nothing to do is watched.
-WATCHED = 0.3
+WATCHED = 0.15
 
 
 class Source:

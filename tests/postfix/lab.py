@@ -1,6 +1,8 @@
 """The lab: the world, Postfix and the daemon under test, together in one network namespace."""
 
+import contextlib
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -20,6 +22,9 @@ default_zone:
 zones:
   strict:
     strict_testing: true
+    timeout: 2
+  tlsrpt:
+    tlsrpt: true
     timeout: 2
 """
 TCP = "host: 127.0.0.1\nport: 8461"
@@ -71,6 +76,19 @@ class Lab:
         listen = UNIX.format(self._namespace.directory / "daemon.sock")
         return Daemon(self._namespace, "unix-daemon", listen, self._certificates.authority)
 
+    @contextlib.contextmanager
+    def tls_reports(self):
+        """Take what transport `tlsrpt` of mta.py reports: a socket, a datagram a TLS handshake."""
+        path = self._namespace.directory / "tlsrpt.sock"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reports:
+            reports.settimeout(30)
+            reports.bind(str(path))
+            try:
+                path.chmod(0o666)
+                yield reports
+            finally:
+                path.unlink()
+
     def stop(self):
         if self.daemon is not None:
             self.daemon.stop()
@@ -81,6 +99,7 @@ class Lab:
         *,
         mode="enforce",
         mx=None,
+        extra=(),
         host=None,
         certificate=Certificates.right,
         fetch="works",
@@ -88,9 +107,9 @@ class Lab:
         """Give `domain` a mail server and an MTA-STS policy.
 
         The server's name is `host`, else `mx.<domain>`, and its certificate comes from
-        `certificate`, a method of Certificates. `mode` and `mx` are what the policy says; mode
-        None is a domain without MTA-STS. `fetch` is how the policy host behaves: it "works",
-        answers with "404", is "down", or has a "self-signed" certificate.
+        `certificate`, a method of Certificates. `mode`, `mx` and the lines `extra` are what the
+        policy says; mode None is a domain without MTA-STS. `fetch` is how the policy host
+        behaves: it "works", answers with "404", is "down", or has a "self-signed" certificate.
         """
         host = host or f"mx.{domain}"
         records = self._mail_server(domain, host, certificate)
@@ -104,7 +123,7 @@ class Lab:
             records[policy_host, "A"] = PolicyHosts.address if reachable else PolicyHosts.down
             records[f"_mta-sts.{domain}", "TXT"] = "v=STSv1; id=1"
             if fetch != "404":
-                self._policy_hosts.serve(domain, policy(mode, mx or [host]))
+                self._policy_hosts.serve(domain, policy(mode, mx or [host], extra))
         self.dns.change(records)
 
     def replace_policy(self, domain, mode):
@@ -155,6 +174,7 @@ class Lab:
         return {(domain, "MX"): host, (host, "A"): address}
 
 
-def policy(mode, mx):
+def policy(mode, mx, extra=()):
     lines = ["version: STSv1", f"mode: {mode}", "max_age: 86400", *(f"mx: {name}" for name in mx)]
+    lines += extra
     return "\r\n".join(lines) + "\r\n"

@@ -8,7 +8,8 @@ from .namespace import Log, wait_until
 
 SOCKETMAP = "socketmap:inet:127.0.0.1:8461:postfix"
 
-# The transports `strict` and `unix` differ from `smtp` in whom they ask, and how.
+# The transports `strict`, `tlsrpt` and `unix` differ from `smtp` in whom they ask, and how.
+# `tlsrpt` also reports to a socket what became of TLS, from Postfix 3.10 on.
 MAIN = """\
 compatibility_level = 3.6
 queue_directory = {directory}/queue
@@ -23,6 +24,7 @@ inet_interfaces = loopback-only
 inet_protocols = ipv4
 transport_maps = inline:{{
     {{ .strict.example = strict: }}
+    {{ .tlsrpt.example = tlsrpt: }}
     {{ .unix.example = unix: }}
     {{ behind-relay.example = smtp:[relay.example]:25 }} }}
 smtp_tls_security_level = may
@@ -48,6 +50,10 @@ smtp      unix       - - n -     - smtp
 relay     unix       - - n -     - smtp
 strict    unix       - - n -     - smtp
   -o smtp_tls_policy_maps=socketmap:inet:127.0.0.1:8461:strict
+tlsrpt    unix       - - n -     - smtp
+  -o smtp_tls_policy_maps=socketmap:inet:127.0.0.1:8461:tlsrpt
+  -o smtp_tlsrpt_enable=yes
+  -o smtp_tlsrpt_socket_name={directory}/tlsrpt.sock
 unix      unix       - - n -     - smtp
   -o smtp_tls_policy_maps=socketmap:unix:{directory}/daemon.sock:postfix
 showq     unix       n - n -     - showq
@@ -94,6 +100,16 @@ class Mta:
 
     def __exit__(self, *_):
         self._namespace.run("postfix", "-c", self.directory, "abort")
+
+    @property
+    def version(self):
+        """The release: (3, 10) for 3.10.13."""
+        return tuple(int(part) for part in self.setting("mail_version").split(".")[:2])
+
+    def setting(self, name):
+        """Return the value of a setting of main.cf, "" for one that this Postfix does not know."""
+        done = self._namespace.run("postconf", "-c", self.directory, "-h", name, check=False)
+        return done.stdout.decode().strip()
 
     def send(self, domain):
         """Send a mail to somebody at `domain` and return what became of the first try."""
