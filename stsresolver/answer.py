@@ -10,7 +10,7 @@ filter of `_policy_strings` see to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from .domains import policy_domain
 from .netstring import MAX_REPLY, encode
@@ -20,7 +20,9 @@ from .settings import Zone
 from .sts import Mode, Policy
 
 _NOT_FOUND = b"NOTFOUND "
-_STS_FIELDS = ("version: ", "mode: ", "mx: ", "max_age: ")
+_OWN_FIELDS = ("version: ", "mode: ", "max_age: ", "mx: ")
+# Longer lists do not pass between Postfix's smtp(8) and tlsproxy(8) (ARGV_ATTR_MAX).
+_MAX_STRINGS = 1024
 
 
 class Answers:
@@ -99,11 +101,11 @@ def answer(policy: Policy | None, domain: str, zone: Zone) -> bytes:
     if zone.require_sni:
         short += " servername=hostname"
     if zone.tlsrpt:
+        patterns = " ".join(f"mx_host_pattern={pattern}" for pattern in policy.mx)
         for strings in _policy_strings(policy):
-            full = f"{short} policy_type=sts policy_domain={domain} {strings} {_patterns(policy)}"
-            reply = full.encode()
-            if len(reply) <= MAX_REPLY:
-                return reply
+            long = f"{short} policy_type=sts policy_domain={domain} {strings} {patterns}".encode()
+            if len(long) <= MAX_REPLY:
+                return long
     return short.encode()
 
 
@@ -111,20 +113,17 @@ def _enforced(mode: Mode, zone: Zone) -> bool:
     return mode is Mode.ENFORCE or (mode is Mode.TESTING and zone.strict_testing)
 
 
-def _policy_strings(policy: Policy) -> tuple[str, str]:
-    """Return the policy's text for TLS reports, whole and then without extension fields.
+def _policy_strings(policy: Policy) -> Iterator[str]:
+    """Yield the policy's text for TLS reports: whole, without extensions, without mx fields too.
 
-    What Postfix could read as the end of the string is left out with the field that holds it. A
-    version, a mode and a max_age always remain: their values are plain words.
+    A text with too many fields is passed over, and so is each field that holds what Postfix could
+    read as its end. A version, a mode and a max_age always remain: their values are plain words.
     """
     fields = [text for text in policy.text if text.isprintable() and not set(text) & set("{}")]
-    own = [text for text in fields if text.startswith(_STS_FIELDS)]
-    return _braced(fields), _braced(own)
-
-
-def _braced(fields: list[str]) -> str:
-    return " ".join(f"{{ policy_string = {text} }}" for text in fields)
-
-
-def _patterns(policy: Policy) -> str:
-    return " ".join(f"mx_host_pattern={pattern}" for pattern in policy.mx)
+    for some in (
+        fields,
+        [text for text in fields if text.startswith(_OWN_FIELDS)],
+        [text for text in fields if text.startswith(_OWN_FIELDS[:3])],
+    ):
+        if len(some) <= _MAX_STRINGS:
+            yield " ".join(f"{{ policy_string = {text} }}" for text in some)

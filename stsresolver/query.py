@@ -7,6 +7,7 @@ could not be found out, 64 for wrong arguments.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mta-sts-query: {error}", file=sys.stderr)
         return os.EX_USAGE
     result = Resolver(options.timeout).resolve(domain, options.known_id)
-    print("\n".join(_described(domain, result, verbose=options.verbose)))
+    for line in _described(domain, result, verbose=options.verbose):
+        print(_shown(line))
     match result:
         case Found() | NotChanged():
             return _POLICY
@@ -53,10 +55,10 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 3600:
-        raise ValueError
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) <= 3600:
+            return seconds
+    raise argparse.ArgumentTypeError(f"not a number of seconds, over 0 and at most 3600: {text!r}")
 
 
 def _described(domain: str, result: Lookup, *, verbose: bool) -> list[str]:
@@ -84,9 +86,18 @@ def _described(domain: str, result: Lookup, *, verbose: bool) -> list[str]:
             f"policy file: https://mta-sts.{domain}/.well-known/mta-sts.txt",
         ]
         if isinstance(result, Found):
-            printable = (text if text.isprintable() else ascii(text) for text in result.policy.text)
-            lines += ["its text:", *(f"    {text}" for text in printable)]
+            lines += ["its text:", *(f"    {text}" for text in result.policy.text)]
     return lines
+
+
+def _shown(line: str) -> str:
+    """Return a line that is safe on every terminal, whatever a stranger has put in it."""
+    return "".join(
+        char
+        if char.isascii() and char.isprintable()
+        else char.encode("unicode_escape").decode("ascii")
+        for char in line
+    )
 
 
 if __name__ == "__main__":

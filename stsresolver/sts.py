@@ -103,7 +103,7 @@ class Mode(enum.StrEnum):
 class Policy:
     """A policy that has passed the grammar.
 
-    `mx`: patterns in lower case, `mail.example.com` or `*.example.com`, in the policy's order.
+    `mx`: patterns in lower case, `mail.example.com` or `*.example.com`, each once and in order.
     `max_age`: seconds, counted from the fetch. `text`: the policy's own fields in their order,
     `name: value` each, for TLS reports (RFC 8460 §4.2) and for storing the policy:
     `parse_policy(policy.stored())` gives the same policy back.
@@ -174,7 +174,7 @@ def parse_policy(body: bytes) -> Policy:
     max_age = _max_age(*_required(first, "max_age"))
     if not mx and mode is not Mode.NONE:
         raise PolicyError(0, "no mx")
-    return Policy(mode, tuple(mx), max_age, tuple(text))
+    return Policy(mode, tuple(dict.fromkeys(mx)), max_age, tuple(text))
 
 
 def _required(fields: dict[str, tuple[int, str]], name: str) -> tuple[int, str]:

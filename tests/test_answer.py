@@ -110,27 +110,43 @@ def test_no_policy_text_adds_or_hides_an_attribute(line, why):
     assert all(string in policy.text for string in strings), why
 
 
-def test_extension_text_is_dropped_before_the_long_form_is():
-    lines = "".join(f"x{number}: " + "a" * 10 + "\n" for number in range(3000))
+LENGTHS = [
+    ("".join(f"x{number}: y\n" for number in range(1020)), 1024, "as many strings as may be"),
+    ("".join(f"x{number}: y\n" for number in range(1021)), 4, "one string too many"),
+    ("".join(f"x{number}: {'y' * 90}\n" for number in range(640)), 644, "it fits"),
+    ("".join(f"x{number}: {'y' * 5}\n" for number in range(1000)), 1004, "it fits"),
+    ("".join(f"mx:{number}.example.com\n" for number in range(1020)), 1024, "many mx"),
+    ("".join(f"mx:{number}.example.com\n" for number in range(1100)), 3, "mx fields go last"),
+    ("".join(f"mx:{number:x}.bc\n" for number in range(5500)), 0, "the short form"),
+]
+
+
+@pytest.mark.parametrize(("lines", "strings", "why"), LENGTHS)
+def test_what_does_not_fit_is_dropped_in_turn(lines, strings, why):
     policy = parse_policy((HEAD + "mx: mail.example.com\n" + lines).encode())
     reply = answer(policy, "example.com", Zone(tlsrpt=True))
     assert len(reply) <= MAX_REPLY
-    assert reply.count(b"policy_string") == 4
-    assert b"mx_host_pattern=mail.example.com" in reply
+    assert reply.count(b"policy_string") == strings, why
+    assert reply.count(b"mx_host_pattern=") == (len(policy.mx) if strings else 0)
+    if not strings:
+        assert reply == answer(policy, "example.com", Zone())
 
 
-def test_a_reply_that_would_be_too_long_is_the_short_one():
-    patterns = "".join(f"mx:{number:x}.bc\n" for number in range(5500))
-    policy = parse_policy((HEAD + patterns).encode())
+def test_extension_text_is_dropped_first():
+    mx = "".join(f"mx: {number}.{'a' * 50}.{'b' * 30}.com\n" for number in range(300))
+    lines = "".join(f"x{number}: {'y' * 60}\n" for number in range(400))
+    policy = parse_policy((HEAD + mx + lines).encode())
     reply = answer(policy, "example.com", Zone(tlsrpt=True))
-    assert reply == answer(policy, "example.com", Zone())
     assert len(reply) <= MAX_REPLY
+    assert reply.count(b"policy_string") == 303
+    assert reply.count(b"mx_host_pattern") == 300
 
 
 def test_the_short_form_of_the_largest_policy_fits():
     head = "version:STSv1\nmode:enforce\nmax_age:1\n"
-    policy = parse_policy((head + "mx:a.bc\n" * ((65536 - len(head)) // 8)).encode())
-    assert len(policy.mx) > 8000
+    lines = (f"mx:{number:03x}.co\n" for number in range((65536 - len(head)) // 10))
+    policy = parse_policy((head + "".join(lines)).encode())
+    assert len(policy.mx) > 4000
     assert len(answer(policy, "example.com", Zone())) <= MAX_REPLY
 
 

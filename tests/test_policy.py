@@ -34,6 +34,7 @@ GOOD = [
     (PLAIN + "max_age: 1\n", policy(), "duplicate max_age: the first counts"),
     (PLAIN + "Mode: none\n", policy(), "Mode is an unknown key"),
     (PLAIN + "mx: *.b.org\n", policy(mx=("mail.example.com", "*.b.org")), "mx accumulates"),
+    (PLAIN + "mx: MAIL.example.com\n", policy(), "an mx that stands again counts once"),
     (HEAD + "mx: MAIL.Example.COM\n", policy(), "names are kept in lower case"),
     (HEAD + f"mx: {NAME_253}\n", policy(mx=(NAME_253,)), "the longest name"),
     (HEAD + "mx: xn--bcher-kva.example\n", policy(mx=("xn--bcher-kva.example",)), "an A-label"),
