@@ -144,7 +144,7 @@ def test_extension_text_is_dropped_first():
 
 def test_the_short_form_of_the_largest_policy_fits():
     head = "version:STSv1\nmode:enforce\nmax_age:1\n"
-    lines = (f"mx:{number:03x}.co\n" for number in range((65536 - len(head)) // 10))
+    lines = (f"mx:{number:03x}.co\n" for number in range(6300))
     policy = parse_policy((head + "".join(lines)).encode())
     assert len(policy.mx) > 4000
     assert len(answer(policy, "example.com", Zone())) <= MAX_REPLY

@@ -241,8 +241,10 @@ def test_what_a_slow_log_does_not_take_is_counted(opened, tmp_path, monkeypatch)
 
 UNREAD = """
 import logging, signal, sys, threading
+from stsresolver import logs
 from stsresolver.logs import LEVELS, Log
 
+logs._LAST_LINES = 0.3
 output = Log(LEVELS["info"], sys.argv[1] or None)
 log = logging.getLogger("stsresolver.anything")
 for index in range(20_000):
