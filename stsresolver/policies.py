@@ -192,7 +192,7 @@ class Policies:
             paused = self._clock.monotonic() + FETCH_PAUSE
             return self._miss(key, replace(policy, id=found), found, paused)
         now = self._clock.time()
-        return self._found(key, Entry(domain, found, policy, now, checked=now, asked=_day(now)))
+        return self._found(key, _entry_of(domain, found, policy, now, _day(now)))
 
     def _found(self, key: _Key, entry: Entry) -> InForce:
         """Put a policy that was just fetched in force."""
@@ -267,7 +267,7 @@ class Policies:
                 return
             known, _ = self._entry(domain)
             if known is not None and known.id == entry.id:
-                self._found(key, Entry(domain, entry.id, policy, now, now, entry.asked))
+                self._found(key, _entry_of(domain, entry.id, policy, now, entry.asked))
         finally:
             with self._lock:
                 self._renewals.discard(domain)
@@ -344,6 +344,11 @@ class Policies:
             change = self.changes
         self._changed(domain)
         return change
+
+
+def _entry_of(domain: str, policy_id: str, policy: Policy, now: float, asked: float) -> Entry:
+    entry = Entry(domain, policy_id, policy, fetched=now, checked=now, asked=asked, due=now)
+    return replace(entry, due=entry.renewal)
 
 
 def _day(now: float) -> float:

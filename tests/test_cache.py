@@ -16,7 +16,9 @@ POLICY = Policy(Mode.ENFORCE, ("mail.example.com",), 604_800, TEXT)
 
 
 def entry(domain="example.com", fetched=NOW, **changes):
-    return replace(Entry(domain, "1", POLICY, fetched, fetched, fetched // DAY * DAY), **changes)
+    return replace(
+        Entry(domain, "1", POLICY, fetched, fetched, fetched // DAY * DAY, fetched + DAY), **changes
+    )
 
 
 class StoreContract:
@@ -86,26 +88,32 @@ class StoreContract:
     @pytest.mark.parametrize(
         ("changes", "due", "why"),
         [
-            ({}, False, "just checked and fetched"),
-            ({"fetched": NOW - DAY + 1}, False, "not a day old"),
-            ({"fetched": NOW - DAY}, True, "a day old"),
-            ({"checked": NOW - DAY / 2}, False, "checked at the time that was asked about"),
-            ({"checked": NOW - DAY / 2 - 1}, True, "checked before"),
-            ({"fetched": NOW - 604_800}, False, "over: nobody renews it"),
-            ({"fetched": NOW + CLOCK_SKEW + 1}, True, "fetched in the future"),
-            ({"checked": NOW + CLOCK_SKEW + 1}, True, "checked in the future"),
+            ({}, False, "a day from now"),
+            ({"due": NOW + 0.5}, False, "a moment from now"),
+            ({"due": NOW}, True, "now"),
+            ({"due": 0.0}, True, "long ago"),
+            ({"fetched": NOW + CLOCK_SKEW + 1, "due": NOW + 2 * DAY}, True, "from the future"),
+            ({"fetched": NOW + CLOCK_SKEW, "due": NOW + 2 * DAY}, False, "a little ahead"),
         ],
     )
     def test_due(self, store, changes, due, why):
-        one = replace(entry(), **changes)
+        one = entry(**changes)
         store.put(one, NOW)
-        assert store.due(NOW, NOW - DAY / 2, 10) == ([one] if due else []), why
+        assert store.due(NOW, 10) == ([one] if due else []), why
 
-    def test_due_gives_no_more_than_asked_for(self, store):
-        for number in range(10):
-            store.put(entry(f"{number}.example", checked=0.0), NOW)
-        assert len(store.due(NOW, NOW, 4)) == 4
-        assert len(store.due(NOW, NOW, 100)) == 10
+    def test_due_moves_with_touch_and_ends_with_remove(self, store):
+        store.put(entry(due=NOW), NOW)
+        store.put(entry("example.net", due=NOW), NOW)
+        store.touch(entry(due=NOW + 60))
+        store.remove(entry("example.net"))
+        assert store.due(NOW, 10) == []
+        assert [one.domain for one in store.due(NOW + 60, 10)] == ["example.com"]
+
+    def test_the_longest_due_come_first(self, store):
+        for number in (3, 1, 4, 0, 2):
+            store.put(entry(f"{number}.example", due=NOW - 10 + number), NOW)
+        assert [one.domain[0] for one in store.due(NOW, 3)] == ["0", "1", "2"]
+        assert len(store.due(NOW, 100)) == 5
 
     def test_purge(self, store):
         for number in range(10):
@@ -132,7 +140,7 @@ class StoreContract:
                     assert found is not None
                     assert found.fetched >= one.fetched
                     store.touch(replace(found, checked=NOW + step))
-                    store.due(NOW, NOW, 3)
+                    store.due(NOW, 3)
             except BaseException as error:
                 errors.append(error)
                 raise

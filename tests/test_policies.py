@@ -483,7 +483,7 @@ def test_a_clock_set_back_makes_nothing_expire():
 
 def test_a_time_from_the_future_does_not_live_for_ever():
     world = World(NO_RECORD)
-    entry = Entry(DOMAIN, "1", policy(max_age=1000), world.now + WEEK, world.now + WEEK, 0.0)
+    entry = Entry(DOMAIN, "1", policy(max_age=1000), world.now + WEEK, world.now + WEEK, 0.0, 0.0)
     world.store.put(entry, world.now)
     assert world.mode() is Mode.ENFORCE
     assert world.later(999).mode() is Mode.ENFORCE
@@ -492,7 +492,7 @@ def test_a_time_from_the_future_does_not_live_for_ever():
 
 def test_a_check_from_the_future_does_not_count():
     world = published()
-    entry = Entry(DOMAIN, "1", policy(), world.now, world.now + 3600, 0.0)
+    entry = Entry(DOMAIN, "1", policy(), world.now, world.now + 3600, 0.0, 0.0)
     world.store.put(entry, world.now)
     world.ask()
     assert world.counted() == (1, 0)

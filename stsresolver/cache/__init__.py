@@ -23,8 +23,8 @@ class Entry:
 
     `id`: of the TXT record last seen. `fetched`: when the policy was fetched; expiry counts from
     here alone. `checked`: when the record was last looked up. `asked`: when mail last asked for
-    the domain, to the day. `failed` and `failure`: when and why the last attempt since the fetch
-    failed; 0 and empty if none did.
+    the domain, to the day. `due`: when it is to be looked at again though nobody asks. `failed`
+    and `failure`: when and why the last attempt since the fetch failed; 0 and empty if none did.
     """
 
     domain: str
@@ -33,6 +33,7 @@ class Entry:
     fetched: float
     checked: float
     asked: float
+    due: float
     failed: float = 0.0
     failure: str = ""
 
@@ -77,11 +78,10 @@ class Store(Protocol):
     def remove(self, entry: Entry) -> None:
         """Forget `entry`, if it is still what the store holds for its domain."""
 
-    def due(self, now: float, checked_before: float, limit: int) -> list[Entry]:
-        """Return at most `limit` entries in force to be looked at again, in no certain order.
+    def due(self, now: float, limit: int) -> list[Entry]:
+        """Return at most `limit` entries that are due, those due for the longest first.
 
-        Due is what was last checked before `checked_before`, or whose renewal time has come, or
-        whose times lie in the future.
+        Due is also what was fetched in the future: its times come from a clock that was wrong.
         """
 
     def purge(self, now: float, limit: int) -> int:

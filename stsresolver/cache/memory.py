@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 
 import cachetools
@@ -43,19 +44,13 @@ class MemoryStore:
             if known is not None and known.fetched == entry.fetched:
                 del self._entries[entry.domain]
 
-    def due(self, now: float, checked_before: float, limit: int) -> list[Entry]:
-        """Return entries to be looked at again."""
+    def due(self, now: float, limit: int) -> list[Entry]:
+        """Return entries that are due."""
         with self._lock:
             entries = list(self._entries.values())
-        future = now + CLOCK_SKEW
-        due = (
-            entry
-            for entry in entries
-            if entry.fetched > future
-            or (now < entry.end and (now >= entry.renewal or entry.checked < checked_before))
-            or entry.checked > future
-        )
-        return [entry for entry, _ in zip(due, range(limit), strict=False)]
+        ahead = now + CLOCK_SKEW
+        due = (entry for entry in entries if entry.due <= now or entry.fetched > ahead)
+        return heapq.nsmallest(limit, due, key=lambda entry: entry.due)
 
     def purge(self, now: float, limit: int) -> int:
         """Remove entries past their end."""
