@@ -7,8 +7,8 @@ thing that is wrong:
     /etc/mta-sts-daemon.yml:7: default_zone.timeout: found the text "abc"; allowed: a number of \
 seconds, over 0 and at most 40
 
-The keys are those of the manual page mta-sts-daemon.yml(5), and two more: `workers`, and `tlsrpt`
-in a zone. A zone has the built-in default for a key that it leaves out, not `default_zone`'s.
+The keys are those of the manual page mta-sts-daemon.yml(5), and three more: `workers`, `tlsrpt` in
+a zone, `unused_after` in `proactive_policy_fetching`. A zone has the built-in default for a key that it leaves out, not `default_zone`'s.
 """
 
 from __future__ import annotations
@@ -120,13 +120,6 @@ def _mode(entry: Entry) -> int:
     return value
 
 
-def _enabled(entry: Entry) -> bool:
-    enabled = truth(entry)
-    if enabled:
-        entry.warn("not supported yet: policies are renewed when they are asked for")
-    return enabled
-
-
 def _cache_type(entry: Entry) -> str:
     value = entry.value
     if value in _CACHES_TO_COME:
@@ -176,11 +169,12 @@ _CACHES_TO_COME = ("sqlite", "redis", "redis_sentinel")
 _proactive = section(
     Proactive,
     {
-        "enabled": _enabled,
+        "enabled": truth,
         "interval": number(int, 1, INTERVAL_MAX, unit="seconds"),
         "concurrency_limit": number(int, 1),
         # Below 1, a policy would be left alone that is older than a whole interval.
         "grace_ratio": number(float, 1),
+        "unused_after": number(int, 1, unit="seconds"),
     },
 )
 

@@ -27,6 +27,7 @@ from .files import stamp
 from .logs import LEVELS, Log
 from .policies import Policies
 from .privileges import PrivilegeError, become
+from .proactive import Proactive
 from .resolver import Resolver
 from .server import SocketmapServer
 from .settings import Config
@@ -103,6 +104,35 @@ def _run(config: Config, source: str, options: argparse.Namespace) -> int:
         )
         cleanup.callback(server.server_close)
         # Whoever reads the pidfile may send a signal at once.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
+        cleanup.enter_context(_pidfile(options.pidfile))
+        become(options.user, options.group)
+
+        cache = MemoryStore(config.cache.cache_size)
+        policies = Policies(
+            cache,
+            functools.cache(Resolver),
+            grace=config.cache_grace,
+            behind=server.behind,
+            changed=server.forget,
+            interval=config.proactive.interval,
+            grace_ratio=config.proactive.grace_ratio,
+        )
+        server.source = Answers(policies, config.default_zone, config.zones)
+        if config.proactive.enabled:
+            proactive = Proactive(
+                cache,
+                policies,
+                behind=server.behind,
+                fetch=config.proactive.enabled,
+                timeout=config.default_zone.timeout,
+                concurrency_limit=config.proactive.concurrency_limit,
+                unused_after=config.proactive.unused_after,
+                interval=config.proactive.interval,
+            )
+            proactive.start()
+            cleanup.callback(proactive.stop)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
         cleanup.enter_context(_pidfile(options.pidfile))

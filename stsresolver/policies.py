@@ -12,16 +12,18 @@ zone with a longer timeout may find what another did not; policies are kept by d
 
 from __future__ import annotations
 
+import enum
 import logging
 import threading
 import time
+import zlib
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import cachetools
 
-from .cache import CLOCK_SKEW, Entry, Store, StoreError
+from .cache import CLOCK_SKEW, Cache, Entry
 from .notices import Notices
 from .results import Cause, Failure, NoPolicy
 from .sts import Mode, Policy
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 FETCH_PAUSE = 300.0
 # "There is no policy" is remembered at most this long (seconds) on the word of the zone's SOA.
 MAX_NEGATIVE_TTL = 1800.0
+# A domain is looked at again between this share of the interval and all of it, each at its own, so
+# that those found together do not stay together.
+_EARLIEST = 0.8
 # Misses that are remembered, the least recently used dropped: no flood of names costs more.
 MAX_MISSES = 50_000
 _DAY = 86_400.0
@@ -85,6 +90,16 @@ class Miss:
     paused: float = 0.0
 
 
+class Refresh(enum.Enum):
+    """What came of looking at a domain that nobody asked for."""
+
+    CHECKED = "checked"
+    FETCHED = "fetched"
+    CHANGED = "changed"
+    FAILED = "failed"
+    LEFT = "left alone"
+
+
 _Key = tuple[str, float]
 _Answer = Callable[[InForce], None]
 
@@ -94,17 +109,20 @@ class Policies:
 
     `resolver`: gives the resolver for a timeout in seconds. `grace`: seconds. `behind`: runs a
     job on another thread some time later. `changed`: is told each domain whose policy has
-    changed, on the thread that noticed.
+    changed, on the thread that noticed. `interval`: seconds in which a policy in force is to be
+    looked at once though nobody asks; no sooner than after `interval / grace_ratio`.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: Cache,
         resolver: Callable[[float], Lookups],
         *,
         grace: float,
         behind: Callable[[Callable[[], None]], None],
         changed: Callable[[str], None],
+        interval: float = _DAY,
+        grace_ratio: float = 2.0,
         clock: Clock = time,
     ) -> None:
         self.changes = 0
@@ -113,6 +131,8 @@ class Policies:
         self._grace = grace
         self._behind = behind
         self._changed = changed
+        self._interval = interval
+        self._earliest = max(_EARLIEST, 1 / grace_ratio)
         self._clock = clock
         self._notices = Notices()
         self._lock = threading.Lock()
@@ -150,8 +170,40 @@ class Policies:
 
     def at_hand(self, domain: str) -> InForce | None:
         """Return the policy in force without a lookup, None where none is known."""
-        entry, change = self._entry(domain)
-        return InForce(entry.policy, self._clock.monotonic(), change) if entry else None
+        change = self.changes
+        entry = self._store.peek(domain)
+        if entry is None or self._clock.time() >= entry.end:
+            return None
+        return InForce(entry.policy, self._clock.monotonic(), change)
+
+    def refresh(self, domain: str, timeout: float, unused_after: float) -> Refresh:
+        """Look at a policy in force though nobody asks for it.
+
+        Its record is looked up, and it is fetched again if the id is new or the renewal due. One
+        that mail has not asked for in `unused_after` seconds is left alone until its end.
+        """
+        key = domain, timeout
+        entry, _ = self._entry(domain)
+        if entry is None or not self._begin_renewal(domain):
+            return Refresh.LEFT
+        try:
+            if self._clock.time() > entry.asked + unused_after:
+                self._store.touch(replace(entry, due=entry.end))
+                return Refresh.LEFT
+            found = self._resolver(timeout).policy_id(domain)
+            now = self._clock.time()
+            if isinstance(found, str):
+                self._notices.works(domain, by_record=True)
+                if found == entry.id and not self._renewable(entry, now):
+                    self._checked(entry, entry.asked)
+                    return Refresh.CHECKED
+                return self._fetch_again(key, entry, found)
+            self._failed(entry, found)
+            if self._renewable(entry, now):
+                return self._fetch_again(key, entry, entry.id)
+            return Refresh.FAILED
+        finally:
+            self._end_renewal(domain)
 
     def _known(self, key: _Key) -> InForce | None:
         """Return what may be answered without a lookup."""
@@ -179,9 +231,7 @@ class Policies:
 
         self._notices.works(domain, by_record=True)
         if entry is not None and entry.id == found:
-            now = self._clock.time()
-            entry = replace(entry, checked=now, asked=_day(now))
-            self._touch(entry)
+            entry = self._checked(entry, _day(self._clock.time()))
             self._renew_behind(key, entry)
             return self._in_force(entry, change)
 
@@ -191,21 +241,23 @@ class Policies:
         if isinstance(policy, Failure):
             paused = self._clock.monotonic() + FETCH_PAUSE
             return self._miss(key, replace(policy, id=found), found, paused)
-        now = self._clock.time()
-        return self._found(key, _entry_of(domain, found, policy, now, _day(now)))
+        return self._found(key, found, policy, _day(self._clock.time()))
 
-    def _found(self, key: _Key, entry: Entry) -> InForce:
+    def _found(self, key: _Key, policy_id: str, policy: Policy, asked: float) -> InForce:
         """Put a policy that was just fetched in force."""
-        domain, policy = entry.domain, entry.policy
+        domain = key[0]
         known, change = self._entry(domain)
+        now = self._clock.time()
+        entry = Entry(domain, policy_id, policy, fetched=now, checked=now, asked=asked, due=now)
+        entry = replace(entry, due=self._due(entry))
         with self._lock:
             self._misses.pop(key, None)
             before = self._lapsed.pop(domain, known.policy.mode if known else None)
         # A max_age of 0 is in force for this once: it ends before anybody can ask again.
         if policy.max_age > 0:
-            self._put(entry)
+            self._store.put(entry, now)
         elif known is not None:
-            self._remove(known)
+            self._store.remove(known)
         self._notices.works(domain, by_record=False)
         if known is None or known.policy != policy:
             self._notices.changed(domain, before, policy)
@@ -231,46 +283,89 @@ class Policies:
             lapsed = self._lapsed.pop(domain, None) if entry is None else None
         if entry is not None:
             now = self._clock.time()
-            self._touch(replace(entry, asked=_day(now), failed=now, failure=str(result)))
+            self._store.touch(replace(entry, asked=_day(now), failed=now, failure=str(result)))
         if lapsed is not None:
             self._notices.lapsed(domain, lapsed, result)
         self._notices.failed(domain, result, entry)
         return self._missing(miss, entry, change)
 
+    def _checked(self, entry: Entry, asked: float) -> Entry:
+        """Note that the record of an entry still has its id."""
+        now = self._clock.time()
+        entry = replace(entry, checked=now, asked=asked)
+        if now < entry.renewal:
+            entry = replace(entry, due=self._due(entry), failed=0.0, failure="")
+        self._store.touch(entry)
+        return entry
+
+    def _failed(self, entry: Entry, result: NoPolicy | Failure) -> None:
+        """Note that looking at an entry though nobody asked failed; the pauses grow."""
+        now = self._clock.time()
+        pause = 2 * (now - entry.failed) if entry.failed else 0.0
+        due = now + min(max(FETCH_PAUSE, pause), self._interval)
+        self._store.touch(replace(entry, due=due, failed=now, failure=str(result)))
+        self._notices.failed(entry.domain, result, entry)
+
     def _renew_behind(self, key: _Key, entry: Entry | None) -> None:
         """Have a policy fetched again if it is time, without making anybody wait (§3.3)."""
         if entry is None or self._clock.time() < entry.renewal or self._paused(key, entry.id):
             return
-        with self._lock:
-            if entry.domain in self._renewals:
-                return
-            self._renewals.add(entry.domain)
-        self._behind(lambda: self._renew(key))
+        if self._begin_renewal(entry.domain):
+            self._behind(lambda: self._renew(key))
 
     def _renew(self, key: _Key) -> None:
         """Fetch a policy in force again, whatever its TXT record says; the id stays as it was."""
-        domain, timeout = key
         try:
-            entry, _ = self._entry(domain)
-            if entry is None:
-                return
-            policy = self._resolver(timeout).fetch(domain)
-            now = self._clock.time()
-            if isinstance(policy, Failure):
-                paused = self._clock.monotonic() + FETCH_PAUSE
-                with self._lock:
-                    before = self._misses.get(key)
-                    until = before.until if before else 0.0
-                    self._misses[key] = Miss(policy, until, entry.id, paused)
-                self._touch(replace(entry, failed=now, failure=str(policy)))
-                self._notices.failed(domain, policy, entry)
-                return
-            known, _ = self._entry(domain)
-            if known is not None and known.id == entry.id:
-                self._found(key, _entry_of(domain, entry.id, policy, now, entry.asked))
+            entry, _ = self._entry(key[0])
+            if entry is not None:
+                self._fetch_again(key, entry, entry.id)
         finally:
+            self._end_renewal(key[0])
+
+    def _fetch_again(self, key: _Key, entry: Entry, policy_id: str) -> Refresh:
+        """Fetch the policy of an entry again, and put what comes in force under this id."""
+        domain, timeout = key
+        if self._paused(key, policy_id) is not None:
+            self._store.touch(replace(entry, due=self._clock.time() + FETCH_PAUSE))
+            return Refresh.LEFT
+        policy = self._resolver(timeout).fetch(domain)
+        if isinstance(policy, Failure):
+            paused = self._clock.monotonic() + FETCH_PAUSE
             with self._lock:
-                self._renewals.discard(domain)
+                before = self._misses.get(key)
+                until = before.until if before else 0.0
+                self._misses[key] = Miss(policy, until, policy_id, paused)
+            self._failed(entry, policy)
+            return Refresh.FAILED
+        known, _ = self._entry(domain)
+        if known is None or known.id != entry.id:
+            # Mail asked meanwhile, and saw what is newer.
+            return Refresh.LEFT
+        self._found(key, policy_id, policy, entry.asked)
+        return Refresh.FETCHED if policy == entry.policy else Refresh.CHANGED
+
+    def _begin_renewal(self, domain: str) -> bool:
+        """Say whether nobody renews the policy of `domain` already; from now on somebody does."""
+        with self._lock:
+            if domain in self._renewals:
+                return False
+            self._renewals.add(domain)
+            return True
+
+    def _end_renewal(self, domain: str) -> None:
+        with self._lock:
+            self._renewals.discard(domain)
+
+    def _due(self, entry: Entry) -> float:
+        """Return when an entry is to be looked at though nobody asks."""
+        own = zlib.crc32(entry.domain.encode()) / 0xFFFFFFFF
+        share = self._earliest + (1 - self._earliest) * own
+        renewal = entry.fetched + share * (entry.renewal - entry.fetched)
+        return min(renewal, entry.checked + share * self._interval)
+
+    def _renewable(self, entry: Entry, now: float) -> bool:
+        """Say whether an entry looked at now is fetched as well, to save another look soon."""
+        return now >= entry.fetched + self._earliest * (entry.renewal - entry.fetched)
 
     def _paused(self, key: _Key, policy_id: str) -> Miss | None:
         """Return the miss that forbids to fetch the policy of this id for now."""
@@ -298,44 +393,22 @@ class Policies:
     def _entry(self, domain: str) -> tuple[Entry | None, int]:
         """Return the entry of `domain`, if its policy is in force, and `changes` before reading."""
         change = self.changes
-        try:
-            entry = self._store.get(domain)
-        except StoreError as error:
-            log.warning("%s", error)
-            return None, change
+        entry = self._store.get(domain)
         if entry is None:
             return None, change
         now = self._clock.time()
         if entry.fetched > now + CLOCK_SKEW:
             # Without an id, the next check of the record fetches the policy.
             entry = replace(entry, id="", fetched=now, checked=0.0)
-            self._put(entry)
+            self._store.put(entry, now)
         elif entry.checked > now + CLOCK_SKEW:
             entry = replace(entry, checked=0.0)
         if now < entry.end:
             return entry, change
-        self._remove(entry)
+        self._store.remove(entry)
         with self._lock:
             self._lapsed[domain] = entry.policy.mode
         return None, self._announce(domain)
-
-    def _put(self, entry: Entry) -> None:
-        try:
-            self._store.put(entry, self._clock.time())
-        except StoreError as error:
-            log.warning("%s", error)
-
-    def _touch(self, entry: Entry) -> None:
-        try:
-            self._store.touch(entry)
-        except StoreError as error:
-            log.warning("%s", error)
-
-    def _remove(self, entry: Entry) -> None:
-        try:
-            self._store.remove(entry)
-        except StoreError as error:
-            log.warning("%s", error)
 
     def _announce(self, domain: str) -> int:
         """Say that the policy of `domain` has changed; return the number of this change."""
@@ -344,11 +417,6 @@ class Policies:
             change = self.changes
         self._changed(domain)
         return change
-
-
-def _entry_of(domain: str, policy_id: str, policy: Policy, now: float, asked: float) -> Entry:
-    entry = Entry(domain, policy_id, policy, fetched=now, checked=now, asked=asked, due=now)
-    return replace(entry, due=entry.renewal)
 
 
 def _day(now: float) -> float:

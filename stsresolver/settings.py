@@ -38,17 +38,18 @@ Cache: TypeAlias = InternalCache
 
 @dataclass(frozen=True, slots=True)
 class Proactive:
-    """Renewal of the policies that nobody has asked for just now.
+    """Renewal of policies in force that nobody asks for just now.
 
-    `interval`: seconds from one round to the next.
-    `concurrency_limit`: lookups at once.
-    `grace_ratio`: a policy younger than `interval / grace_ratio` is left alone.
+    `interval`: seconds in which each is looked at once. `concurrency_limit`: lookups at once.
+    `grace_ratio`: a policy looked at less than `interval / grace_ratio` ago is left alone.
+    `unused_after`: so is one that mail has not asked for in so many seconds.
     """
 
     enabled: bool = False
     interval: int = 86400
     concurrency_limit: int = 100
     grace_ratio: float = 2.0
+    unused_after: int = 180 * 86400
 
 
 @dataclass(frozen=True, slots=True)

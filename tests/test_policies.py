@@ -33,7 +33,7 @@ def policy(mode=Mode.ENFORCE, max_age=WEEK, mx=("mail.example.com",)):
 class World:
     """Clock, resolver and listener in one; counts what it is asked."""
 
-    def __init__(self, record=NO_RECORD, served=UNFETCHABLE):
+    def __init__(self, record=NO_RECORD, served=UNFETCHABLE, **options):
         self.now = 1_800_000_000.0
         self.ticks = 5_000.0
         self.record = record
@@ -41,7 +41,7 @@ class World:
         self.asked = Counter()
         self.behind = []
         self.changed = []
-        self.store = MemoryStore(100)
+        self.store = MemoryStore(1000)
         self.policies = Policies(
             self.store,
             lambda timeout: self,
@@ -49,6 +49,7 @@ class World:
             behind=self.behind.append,
             changed=self.changed.append,
             clock=self,
+            **options,
         )
 
     def time(self):

@@ -97,5 +97,12 @@ class Store(Protocol):
         """Give back what the store holds open. It is not used again."""
 
 
+class Cache(Store, Protocol):
+    """A store that never fails, and that can be looked into without waiting."""
+
+    def peek(self, domain: str) -> Entry | None:
+        """Return the entry of `domain`, if neither disk nor network is needed for it."""
+
+
 class StoreError(Exception):
     """A store could not be read or written; the text names it and says why."""

@@ -23,6 +23,8 @@ class MemoryStore:
         with self._lock:
             return self._entries.get(domain)
 
+    peek = get
+
     def put(self, entry: Entry, now: float) -> None:
         """Keep `entry`, unless the one that is there was fetched later."""
         with self._lock:

@@ -1,0 +1,156 @@
+"""Proactive fetching: policies in force are looked at though no mail asks for them.
+
+So a policy of a day does not lapse while its source is well, and what protects mail is there when
+somebody tampers with DNS or HTTPS later (RFC 8461 §3.3, §10.2). What is due, and when, is stored
+with each entry by `policies`: this module asks the store and has the work done, at most
+`concurrency_limit` domains at once, on the workers that serve requests, when those are free. Where
+several processes share a store, the one that has its lease works.
+
+It also removes entries past their end. Nothing that one entry does ends the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from .cache import Cache, Entry
+from .policies import Clock, Policies, Refresh
+
+log = logging.getLogger(__name__)
+
+# Seconds from one look at the store to the next, when nothing is left to do. A policy of some
+# minutes is still renewed in time.
+TICK = 10.0
+# Seconds to the next look when there is more to do.
+PAUSE = 1.0
+# A holder that says nothing for three looks has gone.
+_LEASE = 3 * TICK
+# Entries asked for, and removed, at a time.
+_BATCH = 1000
+
+
+class Proactive:
+    """The scheduler. `start` runs it on a thread of its own, `stop` ends that.
+
+    `fetch`: whether to look at what is due; else only entries past their end are removed.
+    `behind`: runs a job on another thread some time later. `timeout`: seconds that DNS may take
+    for a domain, and HTTPS as well. `unused_after`, `interval`: seconds; the latter is how often
+    a summary is logged.
+    """
+
+    def __init__(
+        self,
+        store: Cache,
+        policies: Policies,
+        *,
+        behind: Callable[[Callable[[], None]], None],
+        fetch: bool,
+        timeout: float,
+        concurrency_limit: int,
+        unused_after: float,
+        interval: float,
+        clock: Clock = time,
+    ) -> None:
+        self._store = store
+        self._policies = policies
+        self._behind = behind
+        self._fetch = fetch
+        self._timeout = timeout
+        self._limit = concurrency_limit
+        self._unused_after = unused_after
+        self._interval = interval
+        self._clock = clock
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
+        self._free = threading.Condition()
+        self._running = 0
+        self._leased = 0.0
+        self._done: Counter[Refresh] = Counter()
+        self._summary = clock.monotonic() + interval
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="proactive", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more. What is under way may end or not: no entry is half written."""
+        self._stopped.set()
+        with self._free:
+            self._free.notify_all()
+
+    def round(self) -> bool:
+        """Do what is to be done now, and return whether there is more."""
+        now = self._clock.time()
+        more = self._store.purge(now, _BATCH) >= _BATCH
+        if self._fetch and self._has_lease():
+            due = self._store.due(now, _BATCH)
+            for entry in due:
+                self._begin(entry)
+            self._wait_until(lambda: self._running == 0)
+            more = more or len(due) >= _BATCH
+        if self._fetch and self._clock.monotonic() >= self._summary:
+            self._summarise()
+        return more
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            try:
+                pause = PAUSE if self.round() else TICK
+            except Exception:
+                log.exception("proactive fetching met a bug of this program")
+                pause = TICK
+
+    def _has_lease(self) -> bool:
+        self._leased = self._clock.monotonic()
+        return self._store.lease(self._holder, _LEASE, self._clock.time())
+
+    def _begin(self, entry: Entry) -> None:
+        """Have an entry looked at, as soon as fewer than the limit are under way."""
+        self._wait_until(lambda: self._running < self._limit)
+        if self._stopped.is_set():
+            return
+        with self._free:
+            self._running += 1
+        self._behind(lambda: self._look(entry.domain))
+
+    def _look(self, domain: str) -> None:
+        """Look at a domain. Runs on a worker."""
+        try:
+            result = self._policies.refresh(domain, self._timeout, self._unused_after)
+        except Exception:
+            log.exception("%s: proactive fetching met a bug of this program", domain)
+            result = Refresh.FAILED
+        with self._free:
+            self._running -= 1
+            self._done[result] += 1
+            self._free.notify_all()
+
+    def _wait_until(self, ready: Callable[[], bool]) -> None:
+        """Wait until what is under way lets `ready` hold, or for the stop; keep the lease."""
+        while True:
+            with self._free:
+                if self._free.wait_for(lambda: ready() or self._stopped.is_set(), TICK):
+                    break
+            self._has_lease()
+        if self._clock.monotonic() > self._leased + TICK:
+            self._has_lease()
+
+    def _summarise(self) -> None:
+        self._summary = self._clock.monotonic() + self._interval
+        with self._free:
+            done, self._done = self._done, Counter()
+        log.info(
+            "proactive fetching: %d checked, %d fetched, %d changed, %d failed",
+            sum(done.values()) - done[Refresh.LEFT],
+            done[Refresh.FETCHED] + done[Refresh.CHANGED],
+            done[Refresh.CHANGED],
+            done[Refresh.FAILED],
+        )

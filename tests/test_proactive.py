@@ -1,0 +1,238 @@
+"""Proactive fetching: what is due is looked at, what is not is left, nothing ends the loop."""
+
+import logging
+import threading
+
+import pytest
+from test_policies import DAY, DNS_FAILS, NO_RECORD, UNFETCHABLE, WEEK, World, policy
+
+from stsresolver.policies import FETCH_PAUSE
+from stsresolver.proactive import Proactive
+from stsresolver.sts import Mode
+
+UNUSED = 180 * DAY
+DOMAIN = "example.com"
+
+
+def scheduler(world, behind=lambda job: job(), **options):
+    settings = {
+        "fetch": True,
+        "timeout": 4.0,
+        "concurrency_limit": 100,
+        "unused_after": UNUSED,
+        "interval": DAY,
+    }
+    return Proactive(
+        world.store, world.policies, behind=behind, clock=world, **(settings | options)
+    )
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO, "stsresolver")
+    return caplog
+
+
+def asked(**options):
+    """A world where mail has asked for a domain with a policy."""
+    world = World("1", policy(**options))
+    world.ask()
+    world.counted()
+    return world
+
+
+def run(world, proactive, seconds, step=600):
+    """Let time pass in steps, with a round after each."""
+    for _ in range(int(seconds // step)):
+        world.later(step)
+        proactive.round()
+
+
+def test_nothing_is_due_after_mail_has_asked():
+    world = asked()
+    scheduler(world).round()
+    assert world.counted() == (0, 0)
+
+
+def test_every_domain_is_looked_at_once_an_interval():
+    world = asked(max_age=30 * DAY)
+    run(world, scheduler(world), 10 * DAY)
+    record, fetched = world.counted()
+    assert 10 <= record <= 13, "once a day, at the latest"
+    assert 10 <= fetched <= 13, "and no policy grows older than a day"
+
+
+def test_a_short_interval_checks_and_does_not_fetch():
+    world = World("1", policy(max_age=30 * DAY), interval=3600)
+    world.ask()
+    world.counted()
+    run(world, scheduler(world, interval=3600), 10 * 3600, step=60)
+    record, fetched = world.counted()
+    assert 10 <= record <= 13
+    assert fetched == 0
+
+
+def test_a_policy_of_one_day_never_lapses():
+    world = asked(max_age=DAY)
+    proactive = scheduler(world)
+    for _ in range(30):
+        run(world, proactive, DAY)
+        assert world.policies.at_hand(DOMAIN) is not None
+    assert world.counted()[1] >= 59, "fetched every half day"
+
+
+def test_a_policy_of_some_minutes_never_lapses():
+    world = asked(max_age=600)
+    proactive = scheduler(world)
+    for _ in range(100):
+        run(world, proactive, 60, step=10)
+        assert world.policies.at_hand(DOMAIN) is not None
+
+
+def test_what_mail_asks_for_is_not_looked_at_as_well():
+    world = asked(max_age=30 * DAY)
+    proactive = scheduler(world)
+    for _ in range(20):
+        run(world, proactive, 3600)
+        world.ask()
+        world.counted()
+        world.run_behind()
+    proactive.round()
+    assert world.counted() == (0, 0)
+
+
+def test_a_new_id_is_fetched():
+    world = asked()
+    world.record, world.served = "2", policy(Mode.NONE)
+    run(world, scheduler(world), DAY)
+    assert world.policies.at_hand(DOMAIN).policy.mode is Mode.NONE
+    assert world.changed == [DOMAIN] * 2, "and ready replies go"
+
+
+@pytest.mark.parametrize("record", [NO_RECORD, DNS_FAILS])
+def test_the_record_does_not_stop_the_renewal(record):
+    world = asked(max_age=WEEK)
+    world.record = record
+    run(world, scheduler(world), 30 * DAY)
+    assert world.policies.at_hand(DOMAIN) is not None
+    assert world.store.get(DOMAIN).id == "1"
+
+
+def test_a_failing_source_is_retried_with_a_growing_pause(log):
+    world = asked(max_age=30 * DAY)
+    world.served = UNFETCHABLE
+    run(world, scheduler(world), DAY)
+    world.counted()
+    run(world, scheduler(world), 6 * DAY, step=60)
+    assert 8 <= world.counted()[1] <= 16, "minutes at first, then a day"
+    warnings = [one for one in log.records if one.levelno >= logging.WARNING]
+    assert len(warnings) == 1, "warned about once"
+    assert "404" in warnings[0].getMessage()
+    world.served = policy(max_age=30 * DAY)
+    run(world, scheduler(world), DAY)
+    assert world.store.get(DOMAIN).failure == ""
+
+
+def test_the_pause_of_a_failed_fetch_holds():
+    world = asked(max_age=30 * DAY)
+    world.record, world.served = "2", UNFETCHABLE
+    world.later(DAY).ask()
+    world.counted()
+    proactive = scheduler(world)
+    run(world, proactive, FETCH_PAUSE - 10, step=10)
+    assert world.counted()[1] == 0
+    run(world, proactive, FETCH_PAUSE, step=10)
+    assert world.counted()[1] == 1
+
+
+def test_what_nobody_asks_for_is_no_longer_renewed():
+    world = asked(max_age=DAY)
+    proactive = scheduler(world, unused_after=10 * DAY)
+    run(world, proactive, 10 * DAY)
+    assert world.policies.at_hand(DOMAIN) is not None
+    run(world, proactive, 2 * DAY)
+    assert world.policies.at_hand(DOMAIN) is None
+    assert world.store.get(DOMAIN) is None, "and it is removed"
+
+
+def test_without_fetching_only_the_expired_go():
+    world = asked(max_age=DAY)
+    run(world, scheduler(world, fetch=False), 2 * DAY)
+    assert world.counted() == (0, 0)
+    assert world.store.get(DOMAIN) is None
+
+
+def test_domains_found_together_do_not_stay_together():
+    world = World("1", policy(max_age=30 * DAY))
+    for number in range(200):
+        world.ask(f"{number}.example.com")
+    dues = sorted(one.due - world.now for one in world.store.due(world.now + DAY, 1000))
+    assert len(dues) == 200
+    assert dues[0] < 0.83 * DAY
+    assert dues[-1] > 0.97 * DAY
+    assert dues[0] >= DAY / 2, "not before interval / grace_ratio"
+
+
+def test_one_bad_entry_does_not_end_the_loop(log):
+    world = World("1", policy(max_age=DAY))
+    for number in range(10):
+        world.ask(f"{number}.example.com")
+    world.counted()
+    fetch = world.fetch
+    world.fetch = lambda domain: 1 / 0 if domain.startswith("3") else fetch(domain)
+    world.later(DAY / 2)
+    scheduler(world).round()
+    assert world.counted()[1] == 9
+    assert "bug" in log.text
+
+
+def test_no_more_than_the_limit_at_once():
+    world = World("1", policy(max_age=DAY))
+    for number in range(20):
+        world.ask(f"{number}.example.com")
+    world.later(DAY / 2)
+    lock, most, now_running = threading.Lock(), [0], [0]
+    fetch = world.fetch
+
+    def counted(domain):
+        with lock:
+            now_running[0] += 1
+            most[0] = max(most[0], now_running[0])
+        threading.Event().wait(0.005)
+        with lock:
+            now_running[0] -= 1
+        return fetch(domain)
+
+    world.fetch = counted
+    proactive = scheduler(
+        world, behind=lambda job: threading.Thread(target=job).start(), concurrency_limit=3
+    )
+    proactive.round()
+    assert 1 <= most[0] <= 3
+    assert all(world.store.get(f"{n}.example.com").fetched == world.now for n in range(20))
+
+
+def test_who_has_no_lease_does_nothing():
+    world = asked(max_age=DAY)
+    world.store.lease = lambda *_: False
+    run(world, scheduler(world), DAY)
+    assert world.counted() == (0, 0)
+
+
+def test_one_summary_an_interval(log):
+    world = asked(max_age=30 * DAY)
+    proactive = scheduler(world)
+    run(world, proactive, 3 * DAY)
+    lines = [one.getMessage() for one in log.records if "proactive" in one.getMessage()]
+    assert len(lines) == 3
+    assert "1 fetched, 0 changed, 0 failed" in lines[-1]
+
+
+def test_stop_does_not_wait_for_what_hangs():
+    world = asked(max_age=DAY)
+    world.later(DAY / 2)
+    proactive = scheduler(world, behind=lambda job: None)
+    proactive.start()
+    proactive.stop()
+    proactive._thread.join(10)
+    assert not proactive._thread.is_alive()
