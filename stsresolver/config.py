@@ -8,7 +8,8 @@ thing that is wrong:
 seconds, over 0 and at most 40
 
 The keys are those of the manual page mta-sts-daemon.yml(5), and three more: `workers`, `tlsrpt` in
-a zone, `unused_after` in `proactive_policy_fetching`. A zone has the built-in default for a key that it leaves out, not `default_zone`'s.
+a zone, `unused_after` in `proactive_policy_fetching`. A zone has the built-in default for a key
+that it leaves out, not `default_zone`'s.
 """
 
 from __future__ import annotations
