@@ -112,14 +112,19 @@ class PolicyHostConnection(HTTPSConnection):
     def _new_conn(self) -> socket.socket:
         """Connect to the first address that answers; all share the one deadline."""
         refused = []
-        for address, share in self._attempts():
-            try:
-                connection = socket.create_connection((address, self._tcp_port), share)
-            except OSError as error:
-                refused.append(f"{address}: {error.strerror or error}")
-                continue
-            connection.settimeout(self._deadline.left())
-            return connection
+        try:
+            for address, share in self._attempts():
+                try:
+                    connection = socket.create_connection((address, self._tcp_port), share)
+                except OSError as error:
+                    refused.append(f"{address}: {error.strerror or error}")
+                    continue
+                connection.settimeout(self._deadline.left())
+                return connection
+        except DiscoveryError as error:
+            # With an address of one family refused, that says more than DNS about the other.
+            if not refused:
+                raise FetchError(Cause.DNS, str(error)) from error
         if not refused:
             raise FetchError(Cause.NO_ADDRESS, self.host)
         raise FetchError(Cause.CONNECT, ", ".join(refused))
@@ -130,13 +135,10 @@ class PolicyHostConnection(HTTPSConnection):
         A family of addresses that has not been asked for yet counts as one address more.
         """
         families = self._discovery.addresses(self.host, self._deadline)
-        try:
-            for more, addresses in zip((1, 0), families, strict=False):
-                tried = addresses[:_MAX_ADDRESSES]
-                for number, address in enumerate(tried):
-                    yield address, self._deadline.left() / (len(tried) - number + more)
-        except DiscoveryError as error:
-            raise FetchError(Cause.DNS, str(error)) from error
+        for more, addresses in zip((1, 0), families, strict=False):
+            tried = addresses[:_MAX_ADDRESSES]
+            for number, address in enumerate(tried):
+                yield address, self._deadline.left() / (len(tried) - number + more)
 
 
 class PolicyHostAdapter(HTTPAdapter):

@@ -171,6 +171,7 @@ class NameServer:
         # A client that has seen enough hangs up.
         with connection, contextlib.suppress(OSError):
             connection.settimeout(_PATIENCE)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 if self._stopped.is_set():
                     return

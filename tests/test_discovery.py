@@ -157,7 +157,7 @@ ANSWERS = [
     row("truncated, garbage over TCP", truncated(lambda _: [b"\0\x28" + b"\xff" * 40]), FAILED),
     row("truncated, an empty message over TCP", truncated(lambda _: [b"\0\0"]), FAILED),
     row("truncated, forged id over TCP", truncated(with_wrong_id(EVIL)), FAILED),
-    row("over TCP byte by byte, in time", dribbled(GOOD, 0.002), "good"),
+    row("over TCP byte by byte, in time", dribbled(GOOD, 0.0005), "good"),
     row("the truth twice", in_turn(GOOD, GOOD), "good"),
     row("an answer, then NXDOMAIN", in_turn(GOOD, nxdomain()), "good"),
     row(
@@ -176,7 +176,7 @@ ANSWERS = [
         taking_turns(after(0.45, GOOD), GOOD),
         "good",
     ),
-    row("a quarter of the limit late", after(0.25, GOOD), "good"),
+    row("a fifth of the limit late", after(0.2, GOOD), "good"),
 ]
 
 
