@@ -9,6 +9,7 @@ filter of `_policy_strings` see to it.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 
@@ -16,8 +17,11 @@ from .domains import policy_domain
 from .netstring import MAX_REPLY, encode
 from .policies import InForce, Policies
 from .ready import Reply
+from .results import Cause
 from .settings import Zone
 from .sts import Mode, Policy
+
+log = logging.getLogger(__name__)
 
 _NOT_FOUND = b"NOTFOUND "
 _OWN_FIELDS = ("version: ", "mode: ", "max_age: ", "mx: ")
@@ -63,9 +67,16 @@ class Answers:
         if domain is None:
             deliver(Reply(encode(_NOT_FOUND), math.inf))
             return
-        self._policies.ask(
-            domain, zone.timeout, lambda in_force: deliver(_reply(in_force, domain, zone))
-        )
+
+        def answered(in_force: InForce) -> None:
+            try:
+                reply = _reply(in_force, domain, zone)
+            except Exception:
+                log.exception("%s: %s", domain, Cause.BUG.value)
+                reply = temporary()
+            deliver(reply)
+
+        self._policies.ask(domain, zone.timeout, answered)
 
     def at_hand(self, request: bytes) -> Reply:
         """Return the reply that needs no waiting: what is known to be in force, else `TEMP `."""

@@ -17,8 +17,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
+from .cache.redis_options import RedisOptionsError, redis_settings
 from .configfile import (
+    NOTHING,
     ConfigError,
     Entry,
     Refused,
@@ -31,7 +36,7 @@ from .configfile import (
     string,
     truth,
 )
-from .settings import Cache, Config, InternalCache, Proactive, Zone
+from .settings import Cache, Config, InternalCache, Proactive, RedisCache, SqliteCache, Zone
 
 __all__ = [
     "DEFAULT_PATH",
@@ -40,6 +45,8 @@ __all__ = [
     "ConfigError",
     "InternalCache",
     "Proactive",
+    "RedisCache",
+    "SqliteCache",
     "Zone",
     "load",
     "parse",
@@ -58,6 +65,8 @@ CACHE_GRACE_MAX = 86400
 SHUTDOWN_TIMEOUT_MAX = 3600
 # A worker is a thread: more of them cost memory and wait for each other.
 WORKERS_MAX = 4096
+# More connections to one database would only wait for each other.
+THREADS_MAX = 1024
 # Postfix waits 100 s for an answer, which may take one time limit for DNS, one for HTTPS and up
 # to 10 s in line for a worker.
 TIMEOUT_MAX = 40
@@ -123,8 +132,6 @@ def _mode(entry: Entry) -> int:
 
 def _cache_type(entry: Entry) -> str:
     value = entry.value
-    if value in _CACHES_TO_COME:
-        raise Refused(", ".join(_CACHES), f"{entry.found}, which is not supported yet")
     if not isinstance(value, str) or value not in _CACHES:
         raise Refused(", ".join(_CACHES), entry.found + guess(str(value), _CACHES))
     return value
@@ -136,10 +143,35 @@ def _cache(entry: Entry) -> Cache | None:
     kind = values.get("type", "internal")
     if kind is None:
         return None
-    if "options" not in values:
-        return InternalCache()
-    options: Entry = values["options"]
+    options: Entry = values.get("options") or replace(entry, node=NOTHING)
     return options.read(_CACHES[kind])
+
+
+def _sqlite(entry: Entry) -> SqliteCache | None:
+    values = entry.section(_SQLITE)
+    if "filename" not in values:
+        entry.wrong("filename is missing: the name of the database file")
+        return None
+    return SqliteCache(**values)
+
+
+def _redis(entry: Entry, *, by_sentinels: bool = False) -> RedisCache | None:
+    entries = {name: value for name, (_, value) in entry.entries().items()}
+    values: dict[str, Any] = {"by_sentinels": by_sentinels}
+    size = entries.pop("cache_size", None)
+    if size is not None and not size.is_empty:
+        values["cache_size"] = size.read(_CACHE_SIZE)
+    options = {name: value.data for name, value in entries.items()}
+    try:
+        _, warnings = redis_settings(options, by_sentinels=by_sentinels)
+    except RedisOptionsError as error:
+        name, _, sentence = str(error).partition(": ")
+        at = entries.get(name.partition(".")[0])
+        at.wrong(sentence) if at else entry.wrong(str(error))
+        return None
+    for warning in warnings:
+        entry.warn(warning)
+    return RedisCache(options, **values)
 
 
 def _zones(entry: Entry) -> dict[str, Zone | None]:
@@ -162,10 +194,19 @@ _zone = section(
     },
 )
 
-_CACHES: Mapping[str, Callable[[Entry], Cache]] = {
-    "internal": section(InternalCache, {"cache_size": number(int, 1)}),
+_CACHE_SIZE = number(int, 1)
+_SQLITE: Mapping[str, Rule] = {
+    "filename": string("the name of a file", bool),
+    "threads": number(int, 1, THREADS_MAX),
+    "timeout": number(float, 0, TIMEOUT_MAX, over=True, unit="seconds"),
+    "cache_size": _CACHE_SIZE,
 }
-_CACHES_TO_COME = ("sqlite", "redis", "redis_sentinel")
+_CACHES: Mapping[str, Callable[[Entry], Cache | None]] = {
+    "internal": section(InternalCache, {"cache_size": _CACHE_SIZE}),
+    "sqlite": _sqlite,
+    "redis": _redis,
+    "redis_sentinel": partial(_redis, by_sentinels=True),
+}
 
 _proactive = section(
     Proactive,

@@ -27,6 +27,9 @@ import yaml
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
 
+# What stands where nothing does.
+NOTHING = yaml.ScalarNode(_TAG + "null", "")
+
 T = TypeVar("T")
 
 
@@ -99,14 +102,26 @@ class Entry:
         return value
 
     @property
+    def data(self) -> object:
+        """What the entry holds, sections and lists too. Raise `Refused` if it cannot be read."""
+        try:
+            value: object = yaml.constructor.SafeConstructor().construct_document(self.node)
+        except (ArithmeticError, AttributeError, LookupError, ValueError, yaml.YAMLError):
+            raise Refused("values that YAML 1.1 can read") from None
+        return value
+
+    @property
     def found(self) -> str:
         """What the entry holds, in words, for a message."""
         return _described(self.node)
 
     def problem(self, found: str, allowed: str) -> None:
         """Note that `found` stands where only `allowed` may."""
-        text = f"{self._place}: found {found}; allowed: {allowed}"
-        self.problems.errors.append((self.line, text))
+        self.wrong(f"found {found}; allowed: {allowed}")
+
+    def wrong(self, sentence: str) -> None:
+        """Note a problem in words of its own."""
+        self.problems.errors.append((self.line, f"{self._place}: {sentence}"))
 
     def warn(self, text: str) -> None:
         """Note something that is accepted and yet belongs into the log."""
@@ -194,7 +209,7 @@ def document(text: bytes | str, name: str) -> Entry:
     """
     name = shown(name, len(name))
     node = _composed(text, name)
-    return Entry(name, "", 1, node or yaml.ScalarNode(_TAG + "null", ""), Problems())
+    return Entry(name, "", 1, node or NOTHING, Problems())
 
 
 def _composed(text: bytes | str, name: str) -> yaml.Node | None:

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from . import listeners
 from .answer import Answers
 from .arguments import Arguments
-from .cache.memory import MemoryStore
+from .cache import StoreError
+from .cache.opening import open_cache
 from .config import DEFAULT_PATH, ConfigError, load
 from .files import stamp
 from .logs import LEVELS, Log
@@ -30,7 +31,7 @@ from .privileges import PrivilegeError, become
 from .proactive import Proactive
 from .resolver import Resolver
 from .server import SocketmapServer
-from .settings import Config
+from .settings import Config, InternalCache
 from .version import __version__
 
 log = logging.getLogger("stsresolver.daemon")
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(os.EX_NOPERM, str(error))
     except CannotWrite as error:
         return _refuse(os.EX_CANTCREAT, str(error))
+    except StoreError as error:
+        return _refuse(os.EX_CONFIG, str(error))
 
 
 class CannotWrite(Exception):
@@ -97,60 +100,64 @@ def _run(config: Config, source: str, options: argparse.Namespace) -> int:
         log.info("stsresolver %s, configuration: %s", __version__, source)
         for warning in config.warnings:
             log.warning("%s", warning)
-
-        sockets = cleanup.enter_context(_listening(config))
-        server = SocketmapServer(
-            sockets, workers=config.workers, shutdown_timeout=config.shutdown_timeout
-        )
-        cleanup.callback(server.server_close)
-        # Whoever reads the pidfile may send a signal at once.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: server.stop())
-        cleanup.enter_context(_pidfile(options.pidfile))
-        become(options.user, options.group)
-
-        cache = MemoryStore(config.cache.cache_size)
-        policies = Policies(
-            cache,
-            functools.cache(Resolver),
-            grace=config.cache_grace,
-            behind=server.behind,
-            changed=server.forget,
-            interval=config.proactive.interval,
-            grace_ratio=config.proactive.grace_ratio,
-        )
-        server.source = Answers(policies, config.default_zone, config.zones)
-        if config.proactive.enabled:
-            proactive = Proactive(
-                cache,
-                policies,
-                behind=server.behind,
-                fetch=config.proactive.enabled,
-                timeout=config.default_zone.timeout,
-                concurrency_limit=config.proactive.concurrency_limit,
-                unused_after=config.proactive.unused_after,
-                interval=config.proactive.interval,
-            )
-            proactive.start()
-            cleanup.callback(proactive.stop)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: server.stop())
-        cleanup.enter_context(_pidfile(options.pidfile))
-        become(options.user, options.group)
-
-        policies = Policies(
-            MemoryStore(config.cache.cache_size),
-            functools.cache(Resolver),
-            grace=config.cache_grace,
-            behind=server.behind,
-            changed=server.forget,
-        )
-        server.source = Answers(policies, config.default_zone, config.zones)
-        for one in sockets:
-            log.info("listening on %s", listeners.name(one))
+        try:
+            server = _ready(config, options, cleanup)
+        except Exception as error:
+            if options.logfile is not None:
+                log.critical("not started: %s", error)
+            raise
         clean = server.serve_forever()
         log.info("stopped")
     return os.EX_OK if clean else 1
+
+
+def _ready(
+    config: Config, options: argparse.Namespace, cleanup: contextlib.ExitStack
+) -> SocketmapServer:
+    """Return the server, listening and with its privileges given up."""
+    sockets = cleanup.enter_context(_listening(config))
+    server = SocketmapServer(
+        sockets, workers=config.workers, shutdown_timeout=config.shutdown_timeout
+    )
+    cleanup.callback(server.server_close)
+    # Whoever reads the pidfile may send a signal at once.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    # A signal that comes just before the poll, or to another thread, does not interrupt it.
+    signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
+    cleanup.callback(signal.set_wakeup_fd, -1)
+    cleanup.enter_context(_pidfile(options.pidfile))
+    become(options.user, options.group)
+
+    # Files that are opened later too belong to the user we have become.
+    cache = open_cache(config.cache, config.cache_grace)
+    cleanup.callback(cache.close)
+    policies = Policies(
+        cache,
+        functools.cache(Resolver),
+        grace=config.cache_grace,
+        behind=server.behind,
+        changed=server.forget,
+        interval=config.proactive.interval,
+        grace_ratio=config.proactive.grace_ratio,
+    )
+    server.source = Answers(policies, config.default_zone, config.zones)
+    proactive = Proactive(
+        cache,
+        policies,
+        behind=server.behind,
+        fetch=config.proactive.enabled,
+        timeout=config.default_zone.timeout,
+        concurrency_limit=config.proactive.concurrency_limit,
+        unused_after=config.proactive.unused_after,
+        interval=config.proactive.interval,
+    )
+    if config.proactive.enabled or not isinstance(config.cache, InternalCache):
+        proactive.start()
+        cleanup.callback(proactive.stop)
+    for one in sockets:
+        log.info("listening on %s", listeners.name(one))
+    return server
 
 
 @contextlib.contextmanager

@@ -156,6 +156,11 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         self._stops += 1
         self._tell(self._drain)
 
+    @property
+    def wake_descriptor(self) -> int:
+        """What `signal.set_wakeup_fd` writes to, so that a signal ends the poll."""
+        return self._wake_out.fileno()
+
     def shutdown(self) -> None:
         """Stop, and wait until `serve_forever` has ended. Not for the thread that runs it."""
         self.stop()
@@ -256,11 +261,14 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         return reply.data
 
     def _fill_workers(self, now: float) -> None:
-        """Give waiting requests, and then jobs behind the answers, to free workers."""
-        while self._busy < self._workers and (self._line or self._behind):
+        """Give waiting requests to free workers, and jobs behind the answers to half of them."""
+        while self._line or self._behind:
+            line: collections.deque[Any] = self._line or self._behind
+            if self._busy >= (self._workers if self._line else (self._workers + 1) // 2):
+                return
             if self._busy == self._hired and now < self._hire_again:
                 return
-            self.process_request((self._line or self._behind).popleft(), None)
+            self.process_request(line.popleft(), None)
 
     def _not_hired(self, request: Any, error: RuntimeError) -> None:
         """Put back what no thread could be started for: there may be one later."""
@@ -284,16 +292,18 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
 
     def _answered(self, request: Request, reply: Reply) -> None:
         """Send the reply to a request that had to wait, and keep it ready if it still is true."""
-        if len(reply.data) > MAX_REPLY + len(b"100000:,"):
+        now = time.monotonic()
+        fits = len(reply.data) <= MAX_REPLY + len(b"100000:,")
+        if fits and reply.until > now and reply.change == self.source.changes:
+            self._ready.put(request.wire, reply)
+        if request.answered:
+            return
+        request.answered = True
+        if fits:
+            self._connections.reply(request.connection, reply.data, now)
+        else:
             log.error("a reply of %d bytes, more than Postfix takes", len(reply.data))
             self._connections.close(request.connection)
-            return
-        now = time.monotonic()
-        if reply.until > now and reply.change == self.source.changes:
-            self._ready.put(request.wire, reply)
-        if not request.answered:
-            request.answered = True
-            self._connections.reply(request.connection, reply.data, now)
 
     def _answer_at_hand(self, request: Request) -> None:
         try:

@@ -5,6 +5,7 @@ The faces read them from a file (`config`) and hand them down; nothing below rea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -33,7 +34,33 @@ class InternalCache:
     cache_size: int = 10000
 
 
-Cache: TypeAlias = InternalCache
+@dataclass(frozen=True, slots=True)
+class SqliteCache:
+    """A database file, behind a memory of `cache_size` policies.
+
+    `threads`: connections at most. `timeout`: seconds to wait for one, or for the database's lock.
+    """
+
+    filename: str
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    timeout: float = 5.0
+    cache_size: int = 10000
+
+
+@dataclass(frozen=True, slots=True)
+class RedisCache:
+    """A Redis, behind a memory of `cache_size` policies.
+
+    `options`: see `cache.redis_options`. `by_sentinels`: whether they name sentinels, which know
+    where it is.
+    """
+
+    options: Mapping[str, object] = field(repr=False)
+    by_sentinels: bool = False
+    cache_size: int = 10000
+
+
+Cache: TypeAlias = InternalCache | SqliteCache | RedisCache
 
 
 @dataclass(frozen=True, slots=True)

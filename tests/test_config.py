@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from stsresolver import config
-from stsresolver.config import Config, ConfigError, InternalCache, Proactive, Zone
+from stsresolver.config import (
+    Config,
+    ConfigError,
+    InternalCache,
+    Proactive,
+    RedisCache,
+    SqliteCache,
+    Zone,
+)
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "mta-sts-daemon.yml"
 
@@ -244,6 +252,8 @@ SECTION = "a section of KEY: VALUE lines"
 NAME = "one without white space and control characters"
 
 # (text, line and key, found, allowed): each has this one problem.
+CACHES = "internal, sqlite, redis, redis_sentinel"
+
 BAD = [
     # Types are strict.
     ("port: true", "1: port", "the truth value true", PORT),
@@ -363,17 +373,11 @@ BAD = [
     ('zones: {"a\\n": }', r"1: zones.a\n", "such a zone name", NAME),
     ('zones: {"a\\0": }', r"1: zones.a\x00", "such a zone name", NAME),
     # Types of cache.
-    ("cache:\n  type: sqlite\n  options: {filename: x}", "2: cache.type",
-     'the text "sqlite", which is not supported yet', "internal"),
-    ("cache: {type: redis}", "1: cache.type",
-     'the text "redis", which is not supported yet', "internal"),
-    ("cache: {type: redis_sentinel}", "1: cache.type",
-     'the text "redis_sentinel", which is not supported yet', "internal"),
-    ("cache: {type: memory}", "1: cache.type", 'the text "memory"', "internal"),
+    ("cache: {type: memory}", "1: cache.type", 'the text "memory"', CACHES),
     ("cache: {type: Internal}", "1: cache.type",
-     'the text "Internal" (did you mean internal?)', "internal"),
-    ("cache: {type: 5}", "1: cache.type", "the number 5", "internal"),
-    ("cache: {type: [internal]}", "1: cache.type", "a list", "internal"),
+     'the text "Internal" (did you mean internal?)', CACHES),
+    ("cache: {type: 5}", "1: cache.type", "the number 5", CACHES),
+    ("cache: {type: [internal]}", "1: cache.type", "a list", CACHES),
 ]  # fmt: skip
 
 
@@ -500,3 +504,70 @@ def test_load_says_why_a_file_cannot_be_read(tmp_path, monkeypatch, name, reason
 def test_load_stops_at_a_file_that_is_too_large():
     with pytest.raises(ConfigError, match=r"^/dev/zero: is larger than 1048576 bytes$"):
         config.load("/dev/zero")
+
+
+CACHE_GOOD = [
+    ("{type: sqlite, options: {filename: /var/lib/x.db}}", SqliteCache("/var/lib/x.db"), "sqlite"),
+    (
+        "{type: sqlite, options: {filename: x, threads: 3, timeout: 2.5, cache_size: 7}}",
+        SqliteCache("x", 3, 2.5, 7),
+        "all options of sqlite",
+    ),
+    ("{type: redis}", RedisCache({}), "redis on this host"),
+    ("{type: redis, options: {host: r, port: 1}}", RedisCache({"host": "r", "port": 1}), "passed"),
+    (
+        "{type: redis, options: {url: 'redis://r/2', cache_size: 7}}",
+        RedisCache({"url": "redis://r/2"}, cache_size=7),
+        "our own option is not passed on",
+    ),
+    (
+        "{type: redis_sentinel, options: {sentinel_master_name: m, sentinels: [[a, 1], [b, 2]]}}",
+        RedisCache({"sentinel_master_name": "m", "sentinels": [["a", 1], ["b", 2]]}, True),
+        "sentinels",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "cache", "why"), CACHE_GOOD)
+def test_cache_types(text, cache, why):
+    found = parse(f"cache: {text}")
+    assert found.cache == cache, why
+    assert found.warnings == ()
+
+
+def test_old_names_of_redis_options_are_a_warning():
+    found = parse("cache:\n  type: redis\n  options:\n    address: redis://r/2\n    minsize: 5\n")
+    assert found.cache.options == {"address": "redis://r/2", "minsize": 5}
+    assert any("minsize" in line for line in found.warnings)
+    assert all(line.startswith("f.yml:3: cache.options: ") for line in found.warnings)
+
+
+CACHE_BAD = [
+    ("cache:\n  type: sqlite\n", "f.yml:1: cache: filename is missing", "no options"),
+    (
+        "cache:\n  type: sqlite\n  options: {threads: 2}\n",
+        "f.yml:3: cache.options: filename is missing",
+        "no filename",
+    ),
+    (
+        "cache:\n  type: sqlite\n  options:\n    filename: x\n    threads: 0\n",
+        "f.yml:5: cache.options.threads: found the number 0;",
+        "out of range",
+    ),
+    (
+        "cache:\n  type: redis\n  options:\n    hots: x\n",
+        "f.yml:4: cache.options.hots: ",
+        "a misspelt option has its own line",
+    ),
+    (
+        "cache:\n  type: redis_sentinel\n",
+        "f.yml:1: cache: sentinels: ",
+        "no options",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "begins", "why"), CACHE_BAD)
+def test_cache_problems(text, begins, why):
+    (problem,) = problems(text)
+    assert problem.startswith(begins), why

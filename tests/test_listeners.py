@@ -180,6 +180,18 @@ def test_mode(closing, path, mode):
     assert stat.S_IMODE(os.stat(path).st_mode) == mode
 
 
+def test_nobody_else_may_connect_before_the_socket_has_its_mode(closing, path, monkeypatch):
+    chmod = os.chmod
+
+    def checked(path: str, mode: int) -> None:
+        assert stat.S_IMODE(os.stat(path).st_mode) & 0o077 == 0
+        chmod(path, mode)
+
+    monkeypatch.setattr(os, "chmod", checked)
+    closing.enter_context(listen_unix(path, 0o660))
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
+
+
 def test_mode_is_what_the_umask_leaves(closing, path):
     umask = os.umask(0o027)
     try:

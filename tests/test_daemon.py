@@ -1,0 +1,842 @@
+"""The daemon as a process: arguments, exit statuses, sockets, files, signals, log.
+
+Only next hops that need no lookup are asked, or a made-up resolver answers: nothing leaves the
+machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import logging
+import os
+import pwd
+import re
+import resource
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from socketmap_client import DEADLINE, Address, Client, cpu_seconds, frame, wait_for
+
+from stsresolver.daemon import main
+from stsresolver.listeners import listen_tcp, listen_unix
+from stsresolver.version import __version__
+
+ROOT = Path(__file__).parent.parent
+DAEMON = [sys.executable, "-m", "stsresolver.daemon"]
+NO_LOOKUP = b"zone [192.0.2.1]"
+LINE = re.compile(r"[0-9-]{10} [0-9:,]{12} (DEBUG|INFO|WARNING|ERROR|CRITICAL) (\S.*)")
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives it up")
+
+# The daemon with a resolver that is told by the domain what to do. argv[1]: a directory.
+WITH_RESOLVER = """
+import os, sys, time
+from stsresolver import daemon
+from stsresolver.results import Cause, Failure, NoPolicy
+from stsresolver.sts import parse_policy
+
+class Resolver:
+    def __init__(self, timeout):
+        pass
+
+    def policy_id(self, domain):
+        if domain == "hang.example":
+            open(os.path.join(sys.argv[1], "asked"), "w").close()
+            while not os.path.exists(os.path.join(sys.argv[1], "release")):
+                time.sleep(0.005)
+            return NoPolicy(Cause.NO_RECORD)
+        if domain == "hostile.example":
+            return Failure(Cause.DNS, "an answer\\nwith \\x1b[2J in it")
+        if domain == "bug.example":
+            raise RuntimeError("two\\nlines")
+        return "1"
+
+    def fetch(self, domain):
+        return parse_policy(
+            b"version: STSv1\\nmode: enforce\\nmx: mail.example\\nmax_age: 86400\\n"
+        )
+
+daemon.Resolver = Resolver
+sys.exit(daemon.main(sys.argv[2:]))
+"""
+
+
+class Daemon:
+    """A running daemon. What it writes to standard error is in `log`, unless `stderr` is given."""
+
+    def __init__(
+        self, command: list[str], directory: Path, *, number: int, stderr: int | None, **options
+    ) -> None:
+        self.log = directory / f"stderr-{number}"
+        with contextlib.ExitStack() as stack:
+            if stderr is None:
+                stderr = stack.enter_context(self.log.open("wb")).fileno()
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                **options,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def has(self, text: str, path: Path | None = None) -> Callable[[], bool]:
+        """Return the condition that the log, or the file at `path`, has a line with `text`."""
+        file = path or self.log
+
+        def condition() -> bool:
+            assert self.process.poll() is None or text in file.read_text(), (
+                f"ended with {self.process.returncode}: {self.log.read_text()}"
+            )
+            return file.exists() and text in file.read_text()
+
+        return condition
+
+    def addresses(self, path: Path | None = None) -> list[Address]:
+        """Wait until the daemon listens, and return where."""
+        wait_for(self.has("listening on ", path), "the daemon to listen")
+        found: list[Address] = []
+        for where in re.findall("listening on (.*)", (path or self.log).read_text()):
+            host, colon, port = where.rpartition(":")
+            found.append((host.strip("[]"), int(port)) if colon else where)
+        return found
+
+    def client(self) -> Client:
+        return Client(self.addresses()[0])
+
+    def ends(self) -> int:
+        """Wait for the end, and return the exit status."""
+        output, _ = self.process.communicate(timeout=DEADLINE)
+        assert output == b"", "something was written to standard output"
+        return self.process.returncode
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Return the exit status after a signal."""
+        self.process.send_signal(number)
+        return self.ends()
+
+    def lines(self, path: Path | None = None) -> list[tuple[str, str]]:
+        """Return level and text of each line of the log."""
+        text = (path or self.log).read_text()
+        found = [LINE.fullmatch(line) for line in text.splitlines()]
+        assert all(found), text
+        return [(match[1], match[2]) for match in found]
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Callable[..., Daemon]]:
+    """Return what starts a daemon with the configuration `text` and more arguments."""
+    running: list[Daemon] = []
+
+    def begin(
+        text: str | None = "port: 0\n",
+        *arguments: str | Path,
+        program: list[str] | None = None,
+        stderr: int | None = None,
+        **options,
+    ) -> Daemon:
+        command = [*(program or DAEMON), *map(str, arguments)]
+        if text is not None:
+            path = tmp_path / f"config-{len(running)}.yml"
+            path.write_text(text)
+            command += ["-c", str(path)]
+        daemon = Daemon(command, tmp_path, number=len(running), stderr=stderr, **options)
+        running.append(daemon)
+        return daemon
+
+    yield begin
+    for daemon in running:
+        daemon.process.kill()
+        daemon.process.communicate()
+
+
+@pytest.fixture
+def start_with_resolver(start, tmp_path) -> Callable[..., Daemon]:
+    """Return what starts a daemon with the made-up resolver."""
+
+    def begin(text: str = "port: 0\n", *arguments: str | Path) -> Daemon:
+        program = [sys.executable, "-c", WITH_RESOLVER, str(tmp_path)]
+        return start(text, *arguments, program=program)
+
+    return begin
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory that every user may enter, unlike `tmp_path`."""
+    directory = Path(tempfile.mkdtemp(prefix="stsresolver-test-"))
+    try:
+        directory.chmod(0o755)
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+# WHAT IT REFUSES
+
+
+@pytest.fixture
+def refused(capfd, tmp_path) -> Iterator[Callable[..., tuple[int, list[str]]]]:
+    """Return what runs `main` in this process, and returns exit status and standard error."""
+    logger = logging.getLogger("stsresolver")
+    before = logger.handlers[:], logger.level, logger.propagate
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def run(*arguments: str | Path) -> tuple[int, list[str]]:
+        try:
+            status = main(list(map(str, arguments)))
+        except SystemExit as end:
+            status = end.code
+        output, errors = capfd.readouterr()
+        assert output == ""
+        return status, errors.splitlines()
+
+    yield run
+    logger.handlers, level, logger.propagate = before
+    logger.setLevel(level)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def configuration(directory: Path, text: str) -> Path:
+    path = directory / "config.yml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["-v", "loud"], "argument -v/--verbosity: invalid choice: 'loud'"),
+        (["-c"], "argument -c/--config: expected one argument"),
+        (["surplus"], "unrecognized arguments: surplus"),
+    ],
+)
+def test_wrong_arguments(refused, arguments, message):
+    status, lines = refused(*arguments)
+    assert status == 64
+    assert lines[0].startswith("usage: mta-sts-daemon ")
+    assert lines[-1].startswith(f"mta-sts-daemon: {message}")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/no/such/file", "No such file or directory"),
+        ("/", "Is a directory"),
+        ("/dev/null/file", "Not a directory"),
+    ],
+)
+def test_configuration_that_cannot_be_read(refused, path, reason):
+    assert refused("-c", path) == (78, [f"mta-sts-daemon: {path}: cannot be read: {reason}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("port: http\n", [":1: port: "]),
+        ("port: 0\nprot: 1\n", [":2: "]),
+        ("port: [\n", [":2: "]),
+        ("port: 70000\ncache:\n  type: nothing\n", [":1: port: ", ":3: cache.type: "]),
+        ("cache_grace: -1\n", [":1: cache_grace: "]),
+    ],
+)
+def test_wrong_configuration(refused, tmp_path, text, messages):
+    path = configuration(tmp_path, text)
+    status, lines = refused("-c", path)
+    assert status == 78
+    assert len(lines) == len(messages), lines
+    for line, message in zip(lines, messages, strict=True):
+        assert line.startswith(f"mta-sts-daemon: {path}{message}")
+
+
+def test_wrong_configuration_touches_nothing(refused, tmp_path):
+    log, pidfile, path = tmp_path / "log", tmp_path / "pid", tmp_path / "socket"
+    config = configuration(tmp_path, f"path: {path}\nport: http\n")
+    assert refused("-c", config, "-l", log, "-p", pidfile)[0] == 78
+    assert not any(file.exists() for file in (log, pidfile, path))
+
+
+@pytest.mark.parametrize("option", ["-l", "-p"])
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/no/such/directory/file", "No such file or directory"),
+        ("/dev/null/file", "Not a directory"),
+        ("/", "Is a directory"),
+    ],
+)
+def test_file_that_cannot_be_written(refused, tmp_path, option, path, reason):
+    status, lines = refused("-c", configuration(tmp_path, "port: 0\n"), option, path)
+    assert status == 73
+    assert lines[-1] == f"mta-sts-daemon: {path}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-u", "no-such-user"], "there is no user 'no-such-user'"),
+        (["-g", "no-such-group"], "there is no group 'no-such-group'"),
+    ],
+)
+def test_user_or_group_that_is_not_there(refused, tmp_path, arguments, message):
+    path, pidfile = tmp_path / "socket", tmp_path / "pid"
+    config = configuration(tmp_path, f"path: {path}\n")
+    status, lines = refused("-c", config, "-p", pidfile, *arguments)
+    assert status == 77
+    assert lines[-1] == f"mta-sts-daemon: {message}"
+    assert not path.exists()
+    assert not pidfile.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can")
+@pytest.mark.parametrize("arguments", [["-u", "nobody"], ["-g", "nogroup"], ["-u", "root"]])
+def test_ordinary_user_cannot_become_another(refused, tmp_path, arguments):
+    status, lines = refused("-c", configuration(tmp_path, "port: 0\n"), *arguments)
+    assert status == 77
+    assert lines[-1].startswith("mta-sts-daemon: only root can change user and group")
+
+
+@pytest.mark.parametrize(("argument", "status"), [("-c/no/such/file", 78), ("--unknown", 64)])
+def test_exit_status_of_the_process(start, argument, status):
+    daemon = start(None, argument)
+    assert daemon.ends() == status
+    assert "Traceback" not in daemon.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--version", [f"mta-sts-daemon {__version__}"]),
+        ("--help", ["-c", "-v", "-l", "-p", "-u", "-g", "--version", "--disable-uvloop"]),
+    ],
+)
+def test_what_is_printed_on_request(capsys, argument, words):
+    with pytest.raises(SystemExit) as end:
+        main([argument])
+    assert end.value.code == 0
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    assert all(word in output for word in words)
+
+
+# FROM START TO STOP
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_start_answer_stop(start, number):
+    daemon = start()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(daemon.client()) for _ in range(20)]
+        assert clients[0].ask(NO_LOOKUP) == b"NOTFOUND "
+        assert clients[1].ask(b"zone .com") == b"NOTFOUND "
+        assert clients[2].ask(b"no-space") == b"PERM "
+        assert daemon.stop(number) == 0
+        assert all(client.is_closed() for client in clients)
+    with pytest.raises(OSError):
+        daemon.client()
+    texts = [text for _, text in daemon.lines()]
+    assert texts == [
+        f"stsresolver {__version__}, configuration: {daemon.process.args[-1]}",
+        f"listening on 127.0.0.1:{daemon.addresses()[0][1]}",
+        "stopping: no new connections, 20 are open",
+        "stopped",
+    ]
+
+
+def test_stop_with_nobody_there(start):
+    daemon = start()
+    daemon.addresses()
+    assert daemon.stop() == 0
+    assert daemon.lines()[-1] == ("INFO", "stopped")
+
+
+def test_old_arguments_are_accepted(start, tmp_path):
+    path, pidfile = tmp_path / "socket", tmp_path / "pid"
+    daemon = start(f"path: {path}\n", "--disable-uvloop", "-v", "warn", "-p", pidfile)
+    wait_for(pidfile.exists, "the daemon to listen")
+    with Client(str(path)) as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+    assert daemon.stop() == 0
+    assert daemon.log.read_text() == "", "more than warnings were logged"
+
+
+def test_empty_environment(start):
+    daemon = start(env={})
+    with daemon.client() as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        client.send("frames are ☃ no text".encode())
+        assert client.is_closed()
+    assert daemon.stop() == 0
+    assert daemon.lines()[-1] == ("INFO", "stopped")
+
+
+def test_without_standard_streams(start, tmp_path):
+    """As some init scripts start it: nothing of the log may get into a socket."""
+    log = tmp_path / "log"
+    shell = ["/bin/sh", "-c", 'exec "$@" 0<&- 2>&-', "sh", *DAEMON]
+    logged = start("port: 0\n", "-l", log, program=shell)
+    with Client(logged.addresses(log)[0]) as client:
+        client.send(b"no frame")
+        assert client.is_closed()
+        assert logged.stop() == 0
+    assert logged.lines(log)[-1] == ("INFO", "stopped")
+
+    path, pidfile = tmp_path / "socket", tmp_path / "pid"
+    silent = start(f"path: {path}\n", "-p", pidfile, program=shell)
+    wait_for(pidfile.exists, "the daemon to listen")
+    with Client(str(path)) as client, Client(str(path)) as bad:
+        bad.send(b"no frame")
+        assert bad.is_closed()
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        assert client.has_nothing_to_read()
+        assert silent.stop() == 0
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_without_an_argument(start, tmp_path, there):
+    """The file in /etc is read if it is there, and the log says which configuration it is."""
+    path = tmp_path / "mta-sts-daemon.yml"
+    if there:
+        path.write_text("host: 127.0.0.2\nport: 0\n")
+    program = f"""
+import functools, sys
+from stsresolver import daemon
+daemon.DEFAULT_PATH = {str(path)!r}
+daemon.Config = functools.partial(daemon.Config, port=0)
+sys.exit(daemon.main([]))
+"""
+    daemon = start(None, program=[sys.executable, "-c", program])
+    [(host, _)] = daemon.addresses()
+    assert host == ("127.0.0.2" if there else "127.0.0.1")
+    source = path if there else f"built-in defaults: there is no {path}"
+    assert daemon.lines()[0] == ("INFO", f"stsresolver {__version__}, configuration: {source}")
+    assert daemon.stop() == 0
+
+
+def test_default_path_that_cannot_be_read(start, tmp_path):
+    path = tmp_path / "mta-sts-daemon.yml"
+    path.mkdir()
+    program = f"""
+import sys
+from stsresolver import daemon
+daemon.DEFAULT_PATH = {str(path)!r}
+sys.exit(daemon.main([]))
+"""
+    daemon = start(None, program=[sys.executable, "-c", program])
+    assert daemon.ends() == 78
+
+
+def test_warnings_of_the_configuration_are_logged(start, tmp_path):
+    daemon = start(f"path: {tmp_path}/socket\nmode: 432\n")
+    daemon.addresses()
+    assert daemon.stop() == 0
+    [(level, text)] = [line for line in daemon.lines() if line[0] != "INFO"]
+    assert level == "WARNING"
+    assert text.startswith(f"{tmp_path}/config-0.yml:2: mode: ")
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_proactive_policy_fetching_does_not_hold_up_the_stop(start, enabled):
+    daemon = start(f"port: 0\nproactive_policy_fetching: {{enabled: {enabled}, interval: 86400}}\n")
+    with daemon.client() as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        assert daemon.stop() == 0
+
+
+def test_limit_of_open_files_is_raised(start):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    shell = ["/bin/sh", "-c", 'ulimit -S -n 128; exec "$@"', "sh", *DAEMON]
+    daemon = start(program=shell)
+    daemon.addresses()
+    [line] = [
+        line
+        for line in Path(f"/proc/{daemon.pid}/limits").read_text().splitlines()
+        if line.startswith("Max open files")
+    ]
+    expected = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    assert line.split()[3:5] == [expected, expected]
+    assert daemon.stop() == 0
+
+
+def test_idle_daemon_rests(start):
+    daemon = start()
+    with daemon.client() as first, daemon.client() as second:
+        for client in (first, second):
+            assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        before = cpu_seconds(daemon.pid)
+        threading.Event().wait(0.5)
+        assert cpu_seconds(daemon.pid) - before < 0.1
+    assert daemon.stop() == 0
+
+
+# SIGNALS WHILE REQUESTS ARE UNDER WAY
+
+
+def test_stop_finishes_what_is_under_way(start_with_resolver, tmp_path):
+    daemon = start_with_resolver()
+    with daemon.client() as client, daemon.client() as idle:
+        client.send(frame(b"zone hang.example"))
+        wait_for((tmp_path / "asked").exists, "the lookup")
+        daemon.process.terminate()
+        assert idle.is_closed()
+        assert client.has_nothing_to_read()
+        (tmp_path / "release").touch()
+        assert client.reply() == b"NOTFOUND "
+        assert client.is_closed()
+        assert daemon.ends() == 0
+
+
+def test_second_signal_ends_it_hard(start_with_resolver, tmp_path):
+    daemon = start_with_resolver("port: 0\nshutdown_timeout: 3600\n")
+    with daemon.client() as client, daemon.client() as idle:
+        client.send(frame(b"zone hang.example"))
+        wait_for((tmp_path / "asked").exists, "the lookup")
+        daemon.process.terminate()
+        assert idle.is_closed()
+        assert daemon.stop(signal.SIGINT) == 1
+        assert client.is_closed()
+    assert daemon.lines()[-2:] == [
+        ("WARNING", "stopping at once: 1 connections are cut"),
+        ("INFO", "stopped"),
+    ]
+
+
+def test_shutdown_timeout(start_with_resolver, tmp_path):
+    daemon = start_with_resolver("port: 0\nshutdown_timeout: 0.2\n")
+    with daemon.client() as client:
+        client.send(frame(b"zone hang.example"))
+        wait_for((tmp_path / "asked").exists, "the lookup")
+        assert daemon.stop() == 1
+        assert client.is_closed()
+
+
+def test_signal_as_soon_as_the_pidfile_is_there(start, tmp_path):
+    """As from a script that starts and stops it at once: sockets and files are cleaned up."""
+    path, pidfile = tmp_path / "socket", tmp_path / "pid"
+    for _ in range(3):
+        daemon = start(f"path: {path}\n", "-p", pidfile)
+        wait_for(pidfile.exists, "the pidfile")
+        assert daemon.stop() == 0
+        assert not path.exists()
+        assert not pidfile.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_that_does_not_interrupt_the_poll(start, number):
+    """It may come between the last look for signals and the poll, or to another thread."""
+    program = """
+import signal, sys
+from stsresolver import daemon
+signals = {signal.SIGTERM, signal.SIGINT}
+daemon.become = lambda user, group: signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+sys.exit(daemon.main(sys.argv[1:]))
+"""
+    daemon = start(program=[sys.executable, "-c", program])
+    with daemon.client() as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        assert daemon.stop(number) == 0
+
+
+# TCP
+
+
+def test_ipv6(start):
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        daemon = start('host: "::1"\nport: 0\n')
+        with daemon.client() as client:
+            assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        assert f"listening on [::1]:{daemon.addresses()[0][1]}" in daemon.log.read_text()
+        return
+    pytest.skip("no IPv6 on this machine")
+
+
+def test_host_name(start):
+    daemon = start("host: localhost\nport: 0\n")
+    for address in daemon.addresses():
+        with Client(address) as client:
+            assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+
+
+@pytest.mark.parametrize("reuse_port", ["true", "false"])
+def test_busy_port(start, reuse_port):
+    [listener] = listen_tcp("127.0.0.1", 0, reuse_port=False)
+    with listener:
+        port = listener.getsockname()[1]
+        daemon = start(f"port: {port}\nreuse_port: {reuse_port}\n")
+        assert daemon.ends() == 69
+    assert daemon.log.read_text().splitlines()[-1] == (
+        f"mta-sts-daemon: cannot listen on 127.0.0.1 port {port}: Address already in use"
+    )
+
+
+def test_second_instance_takes_over(start):
+    first = start("port: 0\nreuse_port: true\n")
+    port = first.addresses()[0][1]
+    second = start(f"port: {port}\nreuse_port: true\n")
+    assert second.addresses() == first.addresses()
+    with first.client() as old:
+        old.ask(NO_LOOKUP)
+        assert first.stop() == 0
+    for _ in range(20):
+        with second.client() as client:
+            assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+    assert second.stop() == 0
+
+
+def test_without_reuse_port_there_is_one_instance(start):
+    first = start("port: 0\nreuse_port: false\n")
+    port = first.addresses()[0][1]
+    assert start(f"port: {port}\nreuse_port: false\n").ends() == 69
+    assert start(f"port: {port}\nreuse_port: true\n").ends() == 69
+    with first.client() as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        assert first.stop() == 0
+        third = start(f"port: {port}\nreuse_port: false\n")
+        with third.client() as again:
+            assert again.ask(NO_LOOKUP) == b"NOTFOUND "
+
+
+# UNIX
+
+
+@pytest.mark.parametrize(
+    ("line", "mode"),
+    [("mode: 0666", 0o666), ('mode: "0660"', 0o660), ("", 0o755)],
+)
+def test_unix_socket(start, tmp_path, line, mode):
+    path = tmp_path / "socket"
+    daemon = start(f"path: {path}\n{line}\nport: 1\n", umask=0o022)
+    with daemon.client() as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert daemon.stop() == 0
+        assert client.is_closed()
+    assert not path.exists()
+    assert f"listening on {path}" in daemon.log.read_text()
+
+
+def test_stale_unix_socket_is_replaced(start, tmp_path):
+    path = tmp_path / "socket"
+    killed = start(f"path: {path}\n")
+    killed.addresses()
+    killed.process.kill()
+    killed.process.wait(DEADLINE)
+    assert path.is_socket()
+    daemon = start(f"path: {path}\n")
+    with daemon.client() as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+    assert daemon.stop() == 0
+
+
+def test_living_unix_socket_is_an_error(start, tmp_path):
+    path = tmp_path / "socket"
+    first = start(f"path: {path}\n")
+    first.addresses()
+    second = start(f"path: {path}\n")
+    assert second.ends() == 69
+    assert second.log.read_text().splitlines()[-1] == (
+        f"mta-sts-daemon: cannot listen on {path}: another process listens there already"
+    )
+    with first.client() as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+    assert first.stop() == 0
+
+
+def test_file_that_is_no_socket_is_an_error(start, tmp_path):
+    path = tmp_path / "socket"
+    path.write_text("precious")
+    daemon = start(f"path: {path}\n")
+    assert daemon.ends() == 69
+    assert "a file that is no socket is there already" in daemon.log.read_text()
+    assert path.read_text() == "precious"
+
+
+def test_unix_socket_of_a_successor_stays(start, tmp_path):
+    path = tmp_path / "socket"
+    daemon = start(f"path: {path}\n")
+    daemon.addresses()
+    path.unlink()
+    with listen_unix(str(path), None):
+        assert daemon.stop() == 0
+        assert path.is_socket()
+
+
+# FILES
+
+
+def test_pidfile(start, tmp_path):
+    path = tmp_path / "pid"
+    path.write_text("999999999 of one that was killed\n")
+    daemon = start("port: 0\n", "-p", path)
+    daemon.addresses()
+    assert path.read_text() == f"{daemon.pid}\n"
+    assert daemon.stop() == 0
+    assert not path.exists()
+
+
+def test_pidfile_of_a_successor_stays(start, tmp_path):
+    path = tmp_path / "pid"
+    first = start("port: 0\n", "-p", path)
+    port = first.addresses()[0][1]
+    second = start(f"port: {port}\n", "-p", path)
+    second.addresses()
+    assert first.stop() == 0
+    assert path.read_text() == f"{second.pid}\n"
+    assert second.stop() == 0
+    assert not path.exists()
+
+
+def test_pidfile_is_removed_after_a_hard_end(start_with_resolver, tmp_path):
+    path = tmp_path / "pid"
+    daemon = start_with_resolver("port: 0\nshutdown_timeout: 0\n", "-p", path)
+    with daemon.client() as client:
+        client.send(frame(b"zone hang.example"))
+        wait_for((tmp_path / "asked").exists, "the lookup")
+        assert daemon.stop() == 1
+    assert not path.exists()
+
+
+def test_logfile(start, tmp_path):
+    path = tmp_path / "log"
+    daemon = start("port: 0\n", "-l", path)
+    daemon.addresses(path)
+    assert daemon.stop() == 0
+    assert daemon.log.read_text() == ""
+    assert daemon.lines(path)[-1] == ("INFO", "stopped")
+
+
+def test_logfile_that_is_rotated(start, tmp_path):
+    path, old = tmp_path / "log", tmp_path / "log.1"
+    daemon = start("port: 0\n", "-l", path)
+    address = daemon.addresses(path)[0]
+    path.rename(old)
+    with Client(address) as client:
+        client.send(b"no frame")
+        assert client.is_closed()
+    wait_for(path.exists, "the new log file")
+    assert daemon.stop() == 0
+    assert "listening on" in old.read_text()
+    assert [text for _, text in daemon.lines(path)][-1] == "stopped"
+    assert "listening on" not in path.read_text()
+
+
+# THE LOG
+
+
+def test_each_event_is_one_line(start_with_resolver):
+    daemon = start_with_resolver()
+    with daemon.client() as client:
+        assert client.ask(b"zone hostile.example") == b"NOTFOUND "
+        assert client.ask(b"zone bug.example") == b"NOTFOUND "
+        assert client.ask(b"zone enforce.example").startswith(b"OK secure match=mail.example ")
+    assert daemon.stop() == 0
+    lines = daemon.lines()
+    assert [text for _, text in lines if text.startswith("hostile.example: ")] == [
+        r"hostile.example: no policy: the DNS lookup failed: an answer\nwith \x1b[2J in it"
+    ]
+    [(level, text)] = [line for line in lines if "RuntimeError" in line[1]]
+    assert level == "ERROR"
+    assert text.startswith("bug.example: ")
+    assert text.endswith(r"RuntimeError: two\nlines")
+    [text] = [text for _, text in lines if text.startswith("enforce.example: ")]
+    assert "enforce" in text
+
+
+def test_repeated_answer_is_not_logged(start_with_resolver):
+    daemon = start_with_resolver()
+    with daemon.client() as client:
+        first = client.ask(b"zone enforce.example")
+        wait_for(daemon.has("enforce.example: "), "the line of the first answer")
+        before = daemon.log.read_text()
+        for _ in range(20):
+            assert client.ask(b"zone enforce.example") == first
+            assert client.ask(b"other enforce.example") == first
+            assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+    assert daemon.stop() == 0
+    after = [text for _, text in daemon.lines()][before.count("\n") :]
+    assert [text.partition(":")[0] for text in after] == ["stopping", "stopped"]
+
+
+def test_log_that_nobody_reads_stops_nobody(start, tmp_path):
+    path, pidfile = tmp_path / "socket", tmp_path / "pid"
+    reader, writer = os.pipe()
+    with open(reader, "rb"):
+        try:
+            daemon = start(f"path: {path}\n", "-p", pidfile, "-v", "debug", stderr=writer)
+        finally:
+            os.close(writer)
+        wait_for(pidfile.exists, "the daemon to listen")
+        for _ in range(1000):
+            with Client(str(path)) as client:
+                client.send(b"no frame at all, and a line in the log for each")
+                assert client.is_closed()
+        with Client(str(path)) as client:
+            assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        assert daemon.stop() == 0
+    assert not path.exists()
+
+
+# GIVING UP ROOT
+
+
+@as_root
+def test_user_and_group(start, open_to_all):
+    nobody, group = pwd.getpwnam("nobody"), grp.getgrnam("daemon").gr_gid
+    os.chown(open_to_all, nobody.pw_uid, -1)
+    path, pidfile, log = (open_to_all / name for name in ("socket", "pid", "log"))
+    daemon = start(f"path: {path}\n", "-u", "nobody", "-g", "daemon", "-p", pidfile, "-l", log)
+    [address] = daemon.addresses(log)
+    with Client(address) as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+        for task in Path(f"/proc/{daemon.pid}/task").iterdir():
+            lines = (task / "status").read_text().splitlines()
+            fields = dict(line.split(":", 1) for line in lines)
+            assert fields["Uid"].split() == [str(nobody.pw_uid)] * 4
+            assert fields["Gid"].split() == [str(group)] * 4
+            groups = set(map(int, fields["Groups"].split()))
+            assert groups == set(os.getgrouplist("nobody", group))
+            assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
+        assert daemon.stop() == 0
+    assert not pidfile.exists()
+    assert not path.exists()
+    assert daemon.lines(log)[-1] == ("INFO", "stopped")
+
+
+@as_root
+def test_user_takes_its_own_group(start):
+    nobody = pwd.getpwnam("nobody")
+    daemon = start("port: 0\n", "-u", "nobody")
+    with daemon.client() as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    assert re.search(r"^Uid:((\t\d+){4})$", status, re.M)[1].split() == [str(nobody.pw_uid)] * 4
+    assert re.search(r"^Gid:((\t\d+){4})$", status, re.M)[1].split() == [str(nobody.pw_gid)] * 4
+    assert daemon.stop() == 0
+
+
+@as_root
+def test_files_that_the_user_may_not_remove(start, open_to_all):
+    """The directory is root's: the daemon says that they stay, and ends well all the same."""
+    path, pidfile = open_to_all / "socket", open_to_all / "pid"
+    daemon = start(f"path: {path}\n", "-u", "nobody", "-p", pidfile)
+    daemon.addresses()
+    assert daemon.stop() == 0
+    warnings = [text for level, text in daemon.lines() if level == "WARNING"]
+    assert warnings == [f"{pidfile} stays: Permission denied", f"{path} stays: Permission denied"]
