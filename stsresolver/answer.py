@@ -17,7 +17,6 @@ from .domains import policy_domain
 from .netstring import MAX_REPLY, encode
 from .policies import InForce, Policies
 from .ready import Reply
-from .results import Cause
 from .settings import Zone
 from .sts import Mode, Policy
 
@@ -72,7 +71,7 @@ class Answers:
             try:
                 reply = _reply(in_force, domain, zone)
             except Exception:
-                log.exception("%s: %s", domain, Cause.BUG.value)
+                log.exception("%s: the answer ended in a bug of this program", domain)
                 reply = temporary()
             deliver(reply)
 
@@ -81,7 +80,7 @@ class Answers:
     def at_hand(self, request: bytes) -> Reply:
         """Return the reply that needs no waiting: what is known to be in force, else `TEMP `."""
         zone, domain = self._asked(request)
-        in_force = self._policies.at_hand(domain) if domain else None
+        in_force = self._policies.at_hand(domain, zone.timeout) if domain else None
         if domain is None or in_force is None:
             return temporary()
         return _reply(in_force, domain, zone)

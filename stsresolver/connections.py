@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 # Seconds without a whole request after which a connection is closed. Postfix may keep one idle for
 # minutes, and must not find it closed sooner than after 120.
 IDLE_LIMIT = 300.0
+# Seconds after which the answer to a request is lost: no lookup takes so long.
+ANSWER_LIMIT = 300.0
 # Seconds without accepting after the process ran out of descriptors.
 ACCEPT_PAUSE = 1.0
 # One read takes the longest request, so that most requests come in one.
@@ -146,7 +148,7 @@ class Connections:
     def close_idle(self, now: float) -> None:
         """Close the connections that have asked nothing for `IDLE_LIMIT` seconds."""
         for connection in list(self._open.values()):
-            if not connection.waiting and now >= connection.last + IDLE_LIMIT:
+            if now >= connection.last + (ANSWER_LIMIT if connection.waiting else IDLE_LIMIT):
                 log.debug("connection %d is closed: idle", connection.fd)
                 self.close(connection)
 
@@ -160,6 +162,10 @@ class Connections:
 
     def drain(self) -> None:
         """Accept no more, close what is idle, and the others once they are answered."""
+        # Clients in the backlog, and requests that have come, are not lost.
+        now = time.monotonic()
+        for listener in self._listeners.values():
+            self._accept_from(listener, now)
         self._refuse()
         self.again = math.inf
         self._draining = True
@@ -167,7 +173,10 @@ class Connections:
             listener.close()
         self._listeners.clear()
         for connection in list(self._open.values()):
-            self._end(connection)
+            if connection.idle:
+                self._read(connection, now)
+            if self._open.get(connection.fd) is connection:
+                self._end(connection)
 
     def close_all(self) -> None:
         """Close everything."""

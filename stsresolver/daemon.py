@@ -123,6 +123,7 @@ def _ready(
     # Whoever reads the pidfile may send a signal at once.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    signal.signal(signal.SIGHUP, lambda *_: log.warning("SIGHUP: start the daemon anew instead"))
     # A signal that comes just before the poll, or to another thread, does not interrupt it.
     signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
     cleanup.callback(signal.set_wakeup_fd, -1)

@@ -16,8 +16,9 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)+(?![0-9]+\Z){_LABEL}")
 # RFC 1035 §2.3.4 allows 255 octets on the wire: 253 characters as text.
 MAX_NAME = 253
-# No U-label takes more UTF-8 than this for a name of MAX_NAME characters; longer text is not tried.
-_MAX_TEXT = 4 * MAX_NAME
+# A-labels are never shorter than what they stand for, and old versions of idna take quadratic time:
+# longer text is not tried. One more for a trailing dot.
+_MAX_TEXT = MAX_NAME + 1
 
 # Postfix: `host`, `[host]`, `host:port`, `[host]:port`, the port as number or service name.
 _NEXT_HOP = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+))(?::([0-9A-Za-z-]+))?")

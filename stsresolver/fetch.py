@@ -119,7 +119,11 @@ class PolicyHostConnection(HTTPSConnection):
                 except OSError as error:
                     refused.append(f"{address}: {error.strerror or error}")
                     continue
-                connection.settimeout(self._deadline.left())
+                try:
+                    connection.settimeout(self._deadline.left())
+                except TimeoutError:
+                    connection.close()
+                    raise
                 return connection
         except DiscoveryError as error:
             # With an address of one family refused, that says more than DNS about the other.
@@ -157,6 +161,14 @@ class PolicyHostAdapter(HTTPAdapter):
     def cert_verify(self, conn: Any, *_: Any) -> None:
         """Leave verification to the TLS context: requests would add certifi's CAs to it."""
         conn.cert_reqs = "CERT_REQUIRED"
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Return what `_body` reads of the answer. A policy host's cookies are not even parsed."""
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = requests.structures.CaseInsensitiveDict(resp.headers)
+        response.raw = resp
+        return response
 
     def _pool(self, *args: Any, **kwargs: Any) -> HTTPSConnectionPool:
         pool = HTTPSConnectionPool(*args, **kwargs)
@@ -257,4 +269,5 @@ def _failure(error: BaseException) -> Failure:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        # urllib3 1.26 raises some errors "from None", inside the handling of one of its own.
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

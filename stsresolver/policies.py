@@ -25,7 +25,7 @@ import cachetools
 
 from .cache import CLOCK_SKEW, Cache, Entry
 from .notices import Notices
-from .results import Cause, Failure, NoPolicy
+from .results import Failure, NoPolicy
 from .sts import Mode, Policy
 
 log = logging.getLogger(__name__)
@@ -80,14 +80,12 @@ class InForce:
 class Miss:
     """A lookup that gave no policy, in monotonic times.
 
-    `until`: it is not repeated before. `id` and `paused`: the policy announced by this id is not
-    fetched before.
+    `at`: when it was. `until`: it is not repeated before, while no policy is in force.
     """
 
     result: NoPolicy | Failure
+    at: float
     until: float
-    id: str = ""
-    paused: float = 0.0
 
 
 class Refresh(enum.Enum):
@@ -101,6 +99,7 @@ class Refresh(enum.Enum):
 
 
 _Key = tuple[str, float]
+_Pauses = MutableMapping[tuple[str, float, str], tuple[Failure, float]]
 _Answer = Callable[[InForce], None]
 
 
@@ -139,6 +138,8 @@ class Policies:
         self._flights: dict[_Key, list[_Answer]] = {}
         self._renewals: set[str] = set()
         self._misses: MutableMapping[_Key, Miss] = cachetools.LRUCache(MAX_MISSES)
+        # The failed fetch of a policy by (domain, timeout, id), and until when it is not repeated.
+        self._pauses: _Pauses = cachetools.LRUCache(MAX_MISSES)
         # Modes of policies that came to their end, until a lookup says what follows.
         self._lapsed: MutableMapping[str, Mode] = cachetools.LRUCache(MAX_MISSES)
 
@@ -154,27 +155,39 @@ class Policies:
                 self._flights[key].append(answer)
                 return
             self._flights[key] = [answer]
-        try:
-            result = self._known(key) or self._look_up(key)
-        except Exception:
-            log.exception("%s: %s", domain, Cause.BUG.value)
-            result = self._miss(key, Failure(Cause.BUG))
-        finally:
-            with self._lock:
-                waiting = self._flights.pop(key)
+        result = self._safely(key)
+        with self._lock:
+            waiting = self._flights.pop(key)
         for one in waiting:
             try:
                 one(result)
             except Exception:
                 log.exception("%s: the answer could not be given", domain)
 
-    def at_hand(self, domain: str) -> InForce | None:
-        """Return the policy in force without a lookup, None where none is known."""
+    def _safely(self, key: _Key) -> InForce:
+        """Return what is in force, after a lookup if need be, whatever happens."""
+        domain = key[0]
+        try:
+            return self._known(key) or self._look_up(key)
+        except Exception:
+            log.exception("%s: the lookup ended in a bug of this program", domain)
+        try:
+            known = self.at_hand(*key)
+        except Exception:
+            log.exception("%s: the cache ended in a bug of this program", domain)
+            known = None
+        return known or InForce(None, self._clock.monotonic(), self.changes)
+
+    def at_hand(self, domain: str, timeout: float) -> InForce | None:
+        """Return what is in force if that takes no waiting, None where it is not known."""
         change = self.changes
+        now = self._clock.monotonic()
         entry = self._store.peek(domain)
-        if entry is None or self._clock.time() >= entry.end:
-            return None
-        return InForce(entry.policy, self._clock.monotonic(), change)
+        if entry is not None and self._clock.time() < entry.end:
+            return InForce(entry.policy, now, change)
+        with self._lock:
+            miss = self._misses.get((domain, timeout))
+        return InForce(None, now, change) if miss is not None and now < miss.until else None
 
     def refresh(self, domain: str, timeout: float, unused_after: float) -> Refresh:
         """Look at a policy in force though nobody asks for it.
@@ -184,7 +197,13 @@ class Policies:
         """
         key = domain, timeout
         entry, _ = self._entry(domain)
-        if entry is None or not self._begin_renewal(domain):
+        if entry is None:
+            with self._lock:
+                lapsed = self._lapsed.pop(domain, None)
+            if lapsed is not None:
+                self._notices.lapsed(key, lapsed, "nobody asked for it, or it could not be renewed")
+            return Refresh.LEFT
+        if not self._begin_renewal(domain):
             return Refresh.LEFT
         try:
             if self._clock.time() > entry.asked + unused_after:
@@ -193,12 +212,12 @@ class Policies:
             found = self._resolver(timeout).policy_id(domain)
             now = self._clock.time()
             if isinstance(found, str):
-                self._notices.works(domain, by_record=True)
+                self._notices.works(key, by_record=True)
                 if found == entry.id and not self._renewable(entry, now):
                     self._checked(entry, entry.asked)
                     return Refresh.CHECKED
                 return self._fetch_again(key, entry, found)
-            self._failed(entry, found)
+            self._failed(key, entry, found)
             if self._renewable(entry, now):
                 return self._fetch_again(key, entry, entry.id)
             return Refresh.FAILED
@@ -212,7 +231,7 @@ class Policies:
             miss = self._misses.get(key)
         if entry is not None and self._clock.time() < entry.checked + self._grace:
             result = self._in_force(entry, change)
-        elif miss is not None and self._clock.monotonic() < miss.until:
+        elif miss is not None and self._clock.monotonic() < self._end_of(miss, entry):
             result = self._missing(miss, entry, change)
         else:
             return None
@@ -229,18 +248,19 @@ class Policies:
             self._renew_behind(key, entry)
             return self._miss(key, found)
 
-        self._notices.works(domain, by_record=True)
+        self._notices.works(key, by_record=True)
         if entry is not None and entry.id == found:
             entry = self._checked(entry, _day(self._clock.time()))
             self._renew_behind(key, entry)
             return self._in_force(entry, change)
 
-        if (miss := self._paused(key, found)) is not None:
-            return self._miss(key, miss.result, found, miss.paused)
+        failure = self._paused(key, found)
+        if failure is not None:
+            return self._miss(key, failure)
         policy = resolver.fetch(domain)
         if isinstance(policy, Failure):
-            paused = self._clock.monotonic() + FETCH_PAUSE
-            return self._miss(key, replace(policy, id=found), found, paused)
+            self._pause(key, found, policy)
+            return self._miss(key, policy)
         return self._found(key, found, policy, _day(self._clock.time()))
 
     def _found(self, key: _Key, policy_id: str, policy: Policy, asked: float) -> InForce:
@@ -256,37 +276,36 @@ class Policies:
         # A max_age of 0 is in force for this once: it ends before anybody can ask again.
         if policy.max_age > 0:
             self._store.put(entry, now)
-        elif known is not None:
-            self._store.remove(known)
-        self._notices.works(domain, by_record=False)
+        else:
+            if known is not None:
+                self._store.remove(known)
+            with self._lock:
+                self._lapsed[domain] = policy.mode
+        self._notices.works(key, by_record=False)
         if known is None or known.policy != policy:
-            self._notices.changed(domain, before, policy)
+            self._notices.changed(domain, before, policy, again=known is None)
             change = self._announce(domain)
         return self._in_force(entry, change)
 
-    def _miss(
-        self, key: _Key, result: NoPolicy | Failure, policy_id: str = "", paused: float = 0.0
-    ) -> InForce:
+    def _miss(self, key: _Key, result: NoPolicy | Failure) -> InForce:
         """Remember that a lookup gave no policy; return what is in force all the same."""
         domain = key[0]
         entry, change = self._entry(domain)
         seconds = self._grace
-        if entry is None and isinstance(result, NoPolicy):
+        if isinstance(result, NoPolicy):
             seconds = max(seconds, min(MAX_NEGATIVE_TTL, result.ttl))
+        elif not result.cause.by_record:
+            # A new id is to be seen soon, however long the grace.
+            seconds = min(seconds, FETCH_PAUSE)
+        now = self._clock.monotonic()
+        miss = Miss(result, now, now + seconds)
         with self._lock:
-            before = self._misses.get(key)
-            if before is not None and not policy_id:
-                # A moment in which the record cannot be seen does not end the pause.
-                policy_id, paused = before.id, before.paused
-            miss = Miss(result, self._clock.monotonic() + seconds, policy_id, paused)
             self._misses[key] = miss
             lapsed = self._lapsed.pop(domain, None) if entry is None else None
         if entry is not None:
-            now = self._clock.time()
-            self._store.touch(replace(entry, asked=_day(now), failed=now, failure=str(result)))
-        if lapsed is not None:
-            self._notices.lapsed(domain, lapsed, result)
-        self._notices.failed(domain, result, entry)
+            wall = self._clock.time()
+            self._store.touch(replace(entry, asked=_day(wall), failed=wall, failure=str(result)))
+        self._notices.failed(key, result, entry, lapsed)
         return self._missing(miss, entry, change)
 
     def _checked(self, entry: Entry, asked: float) -> Entry:
@@ -298,13 +317,13 @@ class Policies:
         self._store.touch(entry)
         return entry
 
-    def _failed(self, entry: Entry, result: NoPolicy | Failure) -> None:
+    def _failed(self, key: _Key, entry: Entry, result: NoPolicy | Failure) -> None:
         """Note that looking at an entry though nobody asked failed; the pauses grow."""
         now = self._clock.time()
         pause = 2 * (now - entry.failed) if entry.failed else 0.0
-        due = now + min(max(FETCH_PAUSE, pause), self._interval)
+        due = min(now + min(max(FETCH_PAUSE, pause), self._interval), entry.end)
         self._store.touch(replace(entry, due=due, failed=now, failure=str(result)))
-        self._notices.failed(entry.domain, result, entry)
+        self._notices.failed(key, result, entry)
 
     def _renew_behind(self, key: _Key, entry: Entry | None) -> None:
         """Have a policy fetched again if it is time, without making anybody wait (§3.3)."""
@@ -330,12 +349,8 @@ class Policies:
             return Refresh.LEFT
         policy = self._resolver(timeout).fetch(domain)
         if isinstance(policy, Failure):
-            paused = self._clock.monotonic() + FETCH_PAUSE
-            with self._lock:
-                before = self._misses.get(key)
-                until = before.until if before else 0.0
-                self._misses[key] = Miss(policy, until, policy_id, paused)
-            self._failed(entry, policy)
+            self._pause(key, policy_id, policy)
+            self._failed(key, entry, policy)
             return Refresh.FAILED
         known, _ = self._entry(domain)
         if known is None or known.id != entry.id:
@@ -367,28 +382,34 @@ class Policies:
         """Say whether an entry looked at now is fetched as well, to save another look soon."""
         return now >= entry.fetched + self._earliest * (entry.renewal - entry.fetched)
 
-    def _paused(self, key: _Key, policy_id: str) -> Miss | None:
-        """Return the miss that forbids to fetch the policy of this id for now."""
+    def _pause(self, key: _Key, policy_id: str, failure: Failure) -> None:
+        """Note that the policy of this id could not be fetched (RFC 8461 §3.3)."""
         with self._lock:
-            miss = self._misses.get(key)
-        if miss is None or miss.id != policy_id or self._clock.monotonic() >= miss.paused:
-            return None
-        return miss
+            self._pauses[*key, policy_id] = failure, self._clock.monotonic() + FETCH_PAUSE
+
+    def _paused(self, key: _Key, policy_id: str) -> Failure | None:
+        """Return the failure for which the policy of this id is not fetched for now."""
+        with self._lock:
+            failure, until = self._pauses.get((*key, policy_id), (None, 0.0))
+        return failure if self._clock.monotonic() < until else None
 
     def _in_force(self, entry: Entry, change: int) -> InForce:
         """Return an entry's policy, to be repeated until it is to be checked, renewed, or over."""
         now = self._clock.time()
-        end = min(entry.checked + self._grace, entry.end)
-        if now < entry.renewal:
-            end = min(end, entry.renewal)
+        renewal = entry.renewal if now < entry.renewal else now + FETCH_PAUSE
+        end = min(entry.checked + self._grace, entry.end, renewal)
         return InForce(entry.policy, self._clock.monotonic() + max(0.0, end - now), change)
 
     def _missing(self, miss: Miss, entry: Entry | None, change: int) -> InForce:
         """Return what a miss leaves in force: the entry's policy to its end, or none."""
         if entry is None:
             return InForce(None, miss.until, change)
-        end = self._clock.monotonic() + max(0.0, entry.end - self._clock.time())
-        return InForce(entry.policy, min(miss.until, end), change)
+        over = self._clock.monotonic() + max(0.0, entry.end - self._clock.time())
+        return InForce(entry.policy, min(self._end_of(miss, entry), over), change)
+
+    def _end_of(self, miss: Miss, entry: Entry | None) -> float:
+        """Return how long a miss holds: a policy in force is checked after `grace` seconds."""
+        return miss.until if entry is None else min(miss.until, miss.at + self._grace)
 
     def _entry(self, domain: str) -> tuple[Entry | None, int]:
         """Return the entry of `domain`, if its policy is in force, and `changes` before reading."""

@@ -31,6 +31,8 @@ TICK = 10.0
 PAUSE = 1.0
 # A holder that says nothing for three looks has gone.
 _LEASE = 3 * TICK
+# Seconds past its end after which an entry is removed; most are seen to end by `policies`.
+_MARGIN = 86_400.0
 # Entries asked for, and removed, at a time.
 _BATCH = 1000
 
@@ -88,7 +90,7 @@ class Proactive:
     def round(self) -> bool:
         """Do what is to be done now, and return whether there is more."""
         now = self._clock.time()
-        more = self._store.purge(now, _BATCH) >= _BATCH
+        more = self._store.purge(now - _MARGIN, _BATCH) >= _BATCH
         if self._fetch and self._has_lease():
             due = self._store.due(now, _BATCH)
             for entry in due:

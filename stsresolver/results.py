@@ -34,7 +34,6 @@ class Cause(enum.Enum):
     SIZE = "the policy is larger than 65536 bytes"
     DEADLINE = "the policy host took longer than the time limit"
     SYNTAX = "the policy is malformed"
-    BUG = "the lookup ended in a bug of this program"
 
     @property
     def by_record(self) -> bool:

@@ -12,7 +12,7 @@ from stsresolver.sts import Mode, Policy
 NOW = 1_800_000_000.0
 DAY = 86_400.0
 TEXT = ("version: STSv1", "mode: enforce", "mx: mail.example.com", "max_age: 604800")
-POLICY = Policy(Mode.ENFORCE, ("mail.example.com",), 604_800, TEXT)
+POLICY = Policy(Mode.ENFORCE, ("mail.example.com",), 604_800, "\n".join(TEXT))
 
 
 def entry(domain="example.com", fetched=NOW, **changes):
@@ -168,3 +168,19 @@ class TestMemoryStore(StoreContract):
         store.put(entry("c.example"), NOW)
         assert store.get("b.example") is None
         assert store.get("a.example") is not None
+
+    def test_a_large_policy_takes_the_place_of_several(self):
+        store = MemoryStore(100)
+        mx = tuple(f"{number:x}.bc" for number in range(6000))
+        large = replace(POLICY, mx=mx, body="mx:0.bc\n" * 6000)
+        for number in range(10):
+            store.put(entry(f"{number}.example", policy=large), NOW)
+        kept = [number for number in range(10) if store.get(f"{number}.example")]
+        assert kept == [9]
+        store.put(entry(), NOW)
+        assert store.get("example.com") is not None
+
+    def test_the_largest_policy_fits_the_smallest_cache(self):
+        store = MemoryStore(1)
+        store.put(entry(policy=replace(POLICY, body="x" * 65_536)), NOW)
+        assert store.get("example.com") is not None

@@ -120,7 +120,9 @@ class TestKeys:
     def test_the_largest_policy(self, store):
         mx = tuple(f"mx{number:04}.{'x' * 40}.example.com" for number in range(1000))
         lines = "version: STSv1", "mode: enforce", *(f"mx: {name}" for name in mx), "max_age: 86400"
-        large = entry(policy=Policy(Mode.ENFORCE, mx, 86_400, lines), failure="é\n\udc80")
+        large = entry(
+            policy=Policy(Mode.ENFORCE, mx, 86_400, "\n".join(lines)), failure="é\n\udc80"
+        )
         store.put(large, NOW)
         found = store.get("example.com")
         assert found == replace(large, failure=r"'\xe9\n\udc80'")
@@ -154,7 +156,7 @@ class TestLease:
 
 
 def stored(**changes):
-    fields = {"domain": "example.com", "id": "1", "policy": POLICY.stored().decode()}
+    fields = {"domain": "example.com", "id": "1", "policy": POLICY.body}
     times = dict.fromkeys(("fetched", "checked", "asked", "due"), NOW)
     return json.dumps({**fields, **times, "failed": 0, "failure": "", **changes})
 
@@ -177,7 +179,7 @@ class TestWhatIsReadBack:
             (stored(id="a b"), "no policy id"),
             (stored(id=1), "no text"),
             (stored(policy="version: STSv1"), "no policy"),
-            (stored(policy=POLICY.stored().decode() + "\nmx: a b"), "a hostile mx"),
+            (stored(policy=POLICY.body + "\nmx: a b"), "a hostile mx"),
             (stored(policy="\ud800"), "no UTF-8"),
             (stored(due=float("nan")), "not a number"),
             (stored(checked=float("-inf")), "not finite"),
@@ -362,6 +364,7 @@ class TestAway:
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no Redis"),
             (b":abc\r\n", "no number"),
             (b"$-5\r\n" * 20, "a length below zero"),
+            (b"-ERR unknown command `AUTH`, with args: `secret`\r\n", "tells what it was told"),
             (b"-LOADING Redis is loading the dataset in memory\r\n", "not ready yet"),
         ],
     )

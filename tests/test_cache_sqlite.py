@@ -12,6 +12,7 @@ from sqlite_files import assert_sound, execute, opened, python, raw
 from test_cache import DAY, NOW, StoreContract, entry
 
 from stsresolver.cache import StoreError, sqlite
+from stsresolver.cache.database import Database
 from stsresolver.cache.sqlite import SqliteStore
 from stsresolver.sts import parse_policy
 
@@ -143,15 +144,25 @@ def test_ten_thousand_entries_come_in_order(path):
     assert_sound(path)
 
 
+def explain(path, text, values):
+    with raw(path) as connection:
+        return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", values)]
+
+
 @pytest.mark.parametrize("query", ["_GET", "_DUE", "_PUT", "_TOUCH", "_REMOVE", "_PURGE"])
 def test_every_query_goes_by_an_index(store, path, query):
     text = getattr(sqlite, query)
     values = (1,) * text.count("?") or dict.fromkeys(
         (*sqlite._FIELDS.split(", "), "now", "ahead"), 1
     )
-    with raw(path) as connection:
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", values)]
+    plan = explain(path, text, values)
     assert not [step for step in plan if step.startswith("SCAN")], plan
+
+
+def test_what_is_not_due_is_not_passed_by(store, path):
+    plan = explain(path, sqlite._DUE, {"now": NOW, "ahead": NOW})
+    assert "SEARCH policy USING INDEX policy_due (due<?)" in plan
+    assert "SEARCH policy USING INDEX policy_fetched (fetched>?)" in plan
 
 
 # Several processes
@@ -177,6 +188,21 @@ def test_many_clients_of_one_file(path):
         for client, step in itertools.product(range(24), range(40)):
             assert store.get(f"{client}.{step}.example") is not None
     assert_sound(path)
+
+
+def test_another_process_makes_the_file_first(path, monkeypatch):
+    look = Database._look
+
+    def overtaken(database, connection):
+        version = look(database, connection)
+        monkeypatch.undo()
+        with opened(path) as other:
+            other.put(entry(), NOW)
+        return version
+
+    monkeypatch.setattr(Database, "_look", overtaken)
+    with opened(path) as store:
+        assert store.get("example.com") == entry()
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged(path):

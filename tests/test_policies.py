@@ -27,7 +27,7 @@ UNFETCHABLE = Failure(Cause.STATUS, "404")
 
 def policy(mode=Mode.ENFORCE, max_age=WEEK, mx=("mail.example.com",)):
     text = ("version: STSv1", f"mode: {mode}", *(f"mx: {one}" for one in mx), f"max_age: {max_age}")
-    return Policy(mode, mx, max_age, text)
+    return Policy(mode, mx, max_age, "\n".join(text))
 
 
 class World:
@@ -462,12 +462,14 @@ def test_expiry_is_announced():
 
 def test_at_hand_looks_nothing_up():
     world = published(max_age=1000)
-    assert world.policies.at_hand(DOMAIN) is None
+    assert world.policies.at_hand(DOMAIN, 4.0) is None
     world.ask()
     world.counted()
     world.later(999)
-    assert world.policies.at_hand(DOMAIN).policy == policy(max_age=1000), "in force, if unchecked"
-    assert world.later(1) and world.policies.at_hand(DOMAIN) is None
+    assert world.policies.at_hand(DOMAIN, 4.0).policy == policy(max_age=1000), (
+        "in force, if unchecked"
+    )
+    assert world.later(1) and world.policies.at_hand(DOMAIN, 4.0) is None
     assert world.counted() == (0, 0)
 
 

@@ -77,7 +77,7 @@ def test_a_policy_of_one_day_never_lapses():
     proactive = scheduler(world)
     for _ in range(30):
         run(world, proactive, DAY)
-        assert world.policies.at_hand(DOMAIN) is not None
+        assert world.policies.at_hand(DOMAIN, 4.0) is not None
     assert world.counted()[1] >= 59, "fetched every half day"
 
 
@@ -86,7 +86,7 @@ def test_a_policy_of_some_minutes_never_lapses():
     proactive = scheduler(world)
     for _ in range(100):
         run(world, proactive, 60, step=10)
-        assert world.policies.at_hand(DOMAIN) is not None
+        assert world.policies.at_hand(DOMAIN, 4.0) is not None
 
 
 def test_what_mail_asks_for_is_not_looked_at_as_well():
@@ -105,7 +105,7 @@ def test_a_new_id_is_fetched():
     world = asked()
     world.record, world.served = "2", policy(Mode.NONE)
     run(world, scheduler(world), DAY)
-    assert world.policies.at_hand(DOMAIN).policy.mode is Mode.NONE
+    assert world.policies.at_hand(DOMAIN, 4.0).policy.mode is Mode.NONE
     assert world.changed == [DOMAIN] * 2, "and ready replies go"
 
 
@@ -114,7 +114,7 @@ def test_the_record_does_not_stop_the_renewal(record):
     world = asked(max_age=WEEK)
     world.record = record
     run(world, scheduler(world), 30 * DAY)
-    assert world.policies.at_hand(DOMAIN) is not None
+    assert world.policies.at_hand(DOMAIN, 4.0) is not None
     assert world.store.get(DOMAIN).id == "1"
 
 
@@ -149,9 +149,9 @@ def test_what_nobody_asks_for_is_no_longer_renewed():
     world = asked(max_age=DAY)
     proactive = scheduler(world, unused_after=10 * DAY)
     run(world, proactive, 10 * DAY)
-    assert world.policies.at_hand(DOMAIN) is not None
+    assert world.policies.at_hand(DOMAIN, 4.0) is not None
     run(world, proactive, 2 * DAY)
-    assert world.policies.at_hand(DOMAIN) is None
+    assert world.policies.at_hand(DOMAIN, 4.0) is None
     assert world.store.get(DOMAIN) is None, "and it is removed"
 
 

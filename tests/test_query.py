@@ -22,7 +22,7 @@ TEXT = (
     "max_age: 604800",
     "x-note: snow ☃ \u202e",
 )
-POLICY = Policy(Mode.ENFORCE, ("mail.example.com", "*.example.net"), 604_800, TEXT)
+POLICY = Policy(Mode.ENFORCE, ("mail.example.com", "*.example.net"), 604_800, "\n".join(TEXT))
 
 
 class Asked:
@@ -92,7 +92,7 @@ def test_policy(asked, printed):
 
 
 def test_policy_of_mode_none_has_no_mx(asked, printed):
-    asked.result = Found(Policy(Mode.NONE, (), 0, ()), "1")
+    asked.result = Found(Policy(Mode.NONE, (), 0, ""), "1")
     status, output = printed("example.com")
     assert status == 0
     assert "mode:    none\n" in output

@@ -368,7 +368,7 @@ def test_import_sets_nothing_up():
 
 
 POLICY_DATA = Policy(
-    Mode.TESTING, ("a.example", "*.b.example"), 86400, ("version: STSv1", "mode: testing")
+    Mode.TESTING, ("a.example", "*.b.example"), 86400, "version: STSv1\nmode: testing"
 )
 
 

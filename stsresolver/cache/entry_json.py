@@ -19,7 +19,7 @@ _TIMES = ("fetched", "checked", "asked", "due", "failed")
 
 def to_json(entry: Entry) -> str:
     """Return `entry` as one line of ASCII. Raise `ValueError` if one of its times is not finite."""
-    fields = {"domain": entry.domain, "id": entry.id, "policy": entry.policy.stored().decode()}
+    fields = {"domain": entry.domain, "id": entry.id, "policy": entry.policy.body}
     times = {name: getattr(entry, name) for name in _TIMES}
     return json.dumps({**fields, **times, "failure": _shown(entry.failure)}, allow_nan=False)
 

@@ -11,10 +11,11 @@ from . import CLOCK_SKEW, Entry
 
 
 class MemoryStore:
-    """Keeps the `size` entries last used. See `Store` for what the methods promise."""
+    """Keeps the `size` entries last used, fewer if some are large. For the methods see `Store`."""
 
     def __init__(self, size: int) -> None:
-        self._entries: cachetools.LRUCache[str, Entry] = cachetools.LRUCache(size)
+        self._entries: cachetools.LRUCache[str, Entry]
+        self._entries = cachetools.LRUCache(size, lambda entry: min(size, _weight(entry)))
         # LRUCache reorders when it is read, so reading needs the lock too.
         self._lock = threading.Lock()
 
@@ -68,3 +69,12 @@ class MemoryStore:
 
     def close(self) -> None:
         """Do nothing: memory needs no closing."""
+
+
+def _weight(entry: Entry) -> int:
+    """Return as how many entries one counts: one for each 4 KiB of memory, about.
+
+    Real policies are far below that. A hostile one can take half a megabyte.
+    """
+    policy = entry.policy
+    return 1 + (len(policy.body) + 64 * len(policy.mx)) // 4096

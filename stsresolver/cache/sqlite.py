@@ -211,7 +211,7 @@ def _values(entry: Entry) -> dict[str, str | float]:
     return {
         "domain": entry.domain,
         "id": entry.id,
-        "policy": entry.policy.stored().decode(),
+        "policy": entry.policy.body,
         "fetched": entry.fetched,
         "checked": entry.checked,
         "asked": entry.asked,
