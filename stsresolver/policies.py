@@ -419,8 +419,9 @@ class Policies:
             return None, change
         now = self._clock.time()
         if entry.fetched > now + CLOCK_SKEW:
-            # Without an id, the next check of the record fetches the policy.
-            entry = replace(entry, id="", fetched=now, checked=0.0)
+            # Its age is not known: it is taken as old enough to be fetched again at once.
+            fetched = now - (entry.renewal - entry.fetched)
+            entry = replace(entry, fetched=fetched, checked=0.0, due=now)
             self._store.put(entry, now)
         elif entry.checked > now + CLOCK_SKEW:
             entry = replace(entry, checked=0.0)

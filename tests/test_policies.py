@@ -45,7 +45,7 @@ class World:
         self.policies = Policies(
             self.store,
             lambda timeout: self,
-            grace=GRACE,
+            grace=options.pop("grace", GRACE),
             behind=self.behind.append,
             changed=self.changed.append,
             clock=self,
@@ -481,7 +481,8 @@ def test_a_clock_set_back_makes_nothing_expire():
     world.ask()
     world.now -= 3600
     assert world.mode() is Mode.ENFORCE
-    assert world.counted() == (2, 2), "and the policy is due at once"
+    assert world.counted() == (2, 1)
+    assert world.run_behind() == 1, "and the policy is due at once"
 
 
 def test_a_time_from_the_future_does_not_live_for_ever():
@@ -489,8 +490,9 @@ def test_a_time_from_the_future_does_not_live_for_ever():
     entry = Entry(DOMAIN, "1", policy(max_age=1000), world.now + WEEK, world.now + WEEK, 0.0, 0.0)
     world.store.put(entry, world.now)
     assert world.mode() is Mode.ENFORCE
-    assert world.later(999).mode() is Mode.ENFORCE
-    assert world.later(1).mode() is None
+    assert world.store.due(world.now, 1), "it is due at once"
+    assert world.later(499).mode() is Mode.ENFORCE
+    assert world.later(1).mode() is None, "of its 1000 seconds, half count as gone"
 
 
 def test_a_check_from_the_future_does_not_count():
@@ -499,6 +501,79 @@ def test_a_check_from_the_future_does_not_count():
     world.store.put(entry, world.now)
     world.ask()
     assert world.counted() == (1, 0)
+
+
+# What several failures do together
+
+
+def test_each_id_has_a_pause_of_its_own():
+    """A new id that cannot be fetched, while the renewal of the old one fails too."""
+    world = published()
+    world.ask()
+    world.record, world.served = "2", UNFETCHABLE
+    world.later(DAY)
+    world.counted()
+    for _ in range(10):
+        world.later(GRACE).ask()
+        world.run_behind()
+    assert world.counted()[1] <= 4, "twice for each id in ten minutes"
+
+
+def test_a_moment_without_dns_leaves_no_trace_in_the_pause(caplog):
+    world = published()
+    world.ask()
+    world.record, world.served = "2", UNFETCHABLE
+    world.later(GRACE).ask()
+    world.record = DNS_FAILS
+    world.later(GRACE).ask()
+    world.record = "2"
+    caplog.clear()
+    world.later(GRACE).ask()
+    assert "SERVFAIL" not in caplog.text
+    assert "404" in world.store.get(DOMAIN).failure
+
+
+def test_a_long_grace_does_not_hold_up_a_renewal():
+    world = World("1", policy(max_age=DAY), grace=DAY)
+    world.ask()
+    world.served = UNFETCHABLE
+    tries = 0
+    for _ in range(20):
+        world.later(DAY / 2 if not tries else FETCH_PAUSE)
+        assert world.ask().until <= world.ticks + FETCH_PAUSE
+        tries += world.run_behind()
+    assert tries == 20
+
+
+def test_a_long_grace_does_not_hide_a_new_id_after_a_failed_fetch():
+    world = World("1", UNFETCHABLE, grace=DAY)
+    assert world.ask().until == world.ticks + FETCH_PAUSE
+    world.record, world.served = "2", policy()
+    assert world.later(FETCH_PAUSE).mode() is Mode.ENFORCE
+
+
+def test_a_miss_of_one_zone_does_not_hold_up_the_check_of_what_another_found():
+    world = World(NoPolicy(Cause.NO_RECORD, ttl=1800))
+    world.ask(timeout=1.0)
+    world.record, world.served = "1", policy()
+    world.ask(timeout=8.0)
+    world.record, world.served = "2", policy(Mode.NONE)
+    assert world.later(GRACE).ask(timeout=1.0).policy.mode is Mode.NONE
+
+
+def test_at_hand_knows_that_there_is_none():
+    world = World(NoPolicy(Cause.NO_RECORD, ttl=900))
+    assert world.policies.at_hand(DOMAIN, 4.0) is None, "nobody knows yet"
+    world.ask()
+    assert world.policies.at_hand(DOMAIN, 4.0).policy is None
+    assert world.later(900).policies.at_hand(DOMAIN, 4.0) is None
+
+
+def test_a_cache_that_is_a_bug_still_gives_answers(caplog):
+    world = published()
+    world.store.get = world.store.peek = lambda domain: 1 / 0
+    assert world.ask().policy is None
+    assert "bug" in caplog.text
 
 
 # The log
@@ -623,3 +698,44 @@ def test_expired_and_found_again_is_no_warning(log):
     world.ask()
     world.later(1000).ask()
     assert not logged(log, logging.WARNING)
+
+
+def test_expiry_while_the_fetch_fails_is_one_warning(log):
+    world = published(max_age=1000)
+    world.ask()
+    world.served = UNFETCHABLE
+    logged(log)
+    world.later(1000).ask()
+    ((_, line),) = logged(log, logging.WARNING)
+    assert "enforce -> no policy" in line
+    assert "404" in line
+
+
+def test_expiry_is_told_though_nobody_asks(log):
+    world = published(max_age=1000)
+    world.ask()
+    logged(log)
+    world.later(1000).policies.refresh(DOMAIN, 4.0, WEEK)
+    assert "enforce -> no policy" in logged(log, logging.WARNING)[0][1]
+
+
+@pytest.mark.parametrize("max_age", [0, 1])
+def test_a_policy_found_again_and_again_is_told_once(log, max_age):
+    world = published(max_age=max_age)
+    for _ in range(5):
+        world.ask()
+        world.later(max_age + 1)
+    assert len(logged(log)) == 1
+
+
+def test_zones_do_not_flap(log):
+    """What one timeout finds and another does not is told once for each."""
+    world = published()
+    world.ask()
+    logged(log)
+    for _ in range(5):
+        world.record = DNS_FAILS
+        world.later(GRACE).ask(timeout=1.0)
+        world.record = "1"
+        world.ask(timeout=8.0)
+    assert len(logged(log)) == 1
