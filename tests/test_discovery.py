@@ -119,9 +119,14 @@ ANSWERS = [
     row("255 strings of 255 bytes", txt(LARGEST), "large"),
     row("records of other kinds", txt("v=spf1 -all", "", "v=STSv10; id=a", "v=STSv1; id=b"), "b"),
     row(
-        "400 records, one of them ours",
-        txt(*(f"google-site-verification={n:044}" for n in range(399)), "v=STSv1; id=one"),
+        "190 records, one of them ours",
+        txt(*(f"google-site-verification={n:044}" for n in range(189)), "v=STSv1; id=one"),
         "one",
+    ),
+    row(
+        "201 records: too many to be read",
+        txt(*(f"google-site-verification={n:044}" for n in range(200)), "v=STSv1; id=one"),
+        FAILED,
     ),
     row("only records of other kinds", txt("v=spf1 -all", "id=a; v=STSv1"), none()),
     row("two records", txt("v=STSv1; id=a", "v=STSv1; id=b"), none(Cause.SEVERAL_RECORDS)),
@@ -448,3 +453,30 @@ def test_a_record_that_changes_is_seen_at_once(resolv_conf):
         resolver = Resolver(LIMIT, resolv_conf=str(resolv_conf), dns_port=server.port)
         results = [summary(resolver.policy_id("example.com")) for _ in range(4)]
     assert results == ["evil", "good", none(ttl=900), "good"]
+
+
+def test_an_answer_of_thousands_of_records_is_refused_unread(resolv_conf, monkeypatch):
+    """Reading it would take seconds of computing, which no time limit ends."""
+    read = dns.message.from_wire
+    monkeypatch.setattr(
+        "dns.message.from_wire",
+        lambda wire, **options: (
+            pytest.fail("read") if len(wire) > 20_000 else read(wire, **options)
+        ),
+    )
+    many = txt(*(f"v=STSv1; id={number}" for number in range(2000)))
+    with NameServer({RECORD: many}) as server:
+        resolver = Resolver(LIMIT, resolv_conf=str(resolv_conf), dns_port=server.port)
+        result = resolver.policy_id("example.com")
+    assert isinstance(result, Failure)
+    assert "records" in result.detail
+
+
+def test_garbage_for_ever_ends_at_the_limit(resolv_conf):
+    garbage = lambda _: [b"\xff" * 40] * 5  # noqa: E731
+    with NameServer({RECORD: garbage}) as server:
+        resolver = Resolver(LIMIT, resolv_conf=str(resolv_conf), dns_port=server.port)
+        began = time.monotonic()
+        result = resolver.policy_id("example.com")
+    assert isinstance(result, Failure)
+    assert time.monotonic() - began < LIMIT + GRACE
