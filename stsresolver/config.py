@@ -60,8 +60,8 @@ PORT_MAX = 65535
 # sockaddr_un.sun_path on Linux has 108 bytes, the final NUL among them (unix(7)).
 PATH_BYTES_MAX = 107
 MODE_MAX = 0o777
-# A policy that was fetched a day ago is fetched again whatever its id says (RFC 8461 §10.2).
-CACHE_GRACE_MAX = 86400
+# No policy lives longer (RFC 8461 §3.2).
+CACHE_GRACE_MAX = 31557600
 SHUTDOWN_TIMEOUT_MAX = 3600
 # A worker is a thread: more of them cost memory and wait for each other.
 WORKERS_MAX = 4096
@@ -69,7 +69,8 @@ WORKERS_MAX = 4096
 THREADS_MAX = 1024
 # Postfix waits 100 s for an answer, which may take one time limit for DNS, one for HTTPS and up
 # to 10 s in line for a worker.
-TIMEOUT_MAX = 40
+TIMEOUT_USEFUL = 40
+TIMEOUT_MAX = 3600
 # No policy lives longer (RFC 8461 §3.2): a longer interval would renew nothing.
 INTERVAL_MAX = 31557600
 
@@ -102,6 +103,9 @@ def parse(text: bytes | str, name: str) -> Config:
     return Config(**values, proactive=proactive, warnings=tuple(root.problems.warnings))
 
 
+_timeout = number(float, 0, TIMEOUT_MAX, over=True, unit="seconds")
+
+
 def _is_one_word(text: str) -> bool:
     return text.isprintable() and text.split() == [text]
 
@@ -128,6 +132,13 @@ def _mode(entry: Entry) -> int:
     if meaning:
         entry.warn(f"found {meaning} (is a leading zero missing?)")
     return value
+
+
+def _zone_timeout(entry: Entry) -> float:
+    seconds = _timeout(entry)
+    if seconds > TIMEOUT_USEFUL:
+        entry.warn(f"{TIMEOUT_USEFUL} seconds are used: Postfix gives up before a longer one ends")
+    return min(seconds, TIMEOUT_USEFUL)
 
 
 def _cache_type(entry: Entry) -> str:
@@ -188,7 +199,7 @@ _zone = section(
     Zone,
     {
         "strict_testing": truth,
-        "timeout": number(float, 0, TIMEOUT_MAX, over=True, unit="seconds"),
+        "timeout": _zone_timeout,
         "require_sni": truth,
         "tlsrpt": truth,
     },
@@ -198,7 +209,7 @@ _CACHE_SIZE = number(int, 1)
 _SQLITE: Mapping[str, Rule] = {
     "filename": string("the name of a file", bool),
     "threads": number(int, 1, THREADS_MAX),
-    "timeout": number(float, 0, TIMEOUT_MAX, over=True, unit="seconds"),
+    "timeout": _timeout,
     "cache_size": _CACHE_SIZE,
 }
 _CACHES: Mapping[str, Callable[[Entry], Cache | None]] = {

@@ -263,7 +263,7 @@ def number(
     over: bool = False,
     unit: str = "",
     note: str = "",
-) -> Rule:
+) -> Callable[[Entry], float]:
     """Return the rule for a number from `low` (or `over` it) to `high`, no infinity, no NaN.
 
     A whole number passes where `kind` is float and becomes one, but not the other way round.

@@ -238,11 +238,11 @@ def test_good(text, expected, reason):
 
 
 PORT = "a whole number from 0 to 65535 (0: the kernel chooses one)"
-TIMEOUT = "a number of seconds, over 0 and at most 40"
+TIMEOUT = "a number of seconds, over 0 and at most 3600"
 HOST = "a host name or an IP address, in quotes if it looks like a number"
 SOCKET = "the name of a socket, 1 to 107 bytes long"
 MODE = "an octal number with a leading zero, from 0 to 0777, such as 0660"
-GRACE = "a number of seconds from 0 to 86400"
+GRACE = "a number of seconds from 0 to 31557600"
 TOP = (
     "host, port, path, mode, reuse_port, cache_grace, shutdown_timeout, workers, cache, "
     "proactive_policy_fetching, default_zone, zones"
@@ -299,7 +299,7 @@ BAD = [
     ("port: -1", "1: port", "the number -1", PORT),
     ("port: 65536", "1: port", "the number 65536", PORT),
     ("cache_grace: -1", "1: cache_grace", "the number -1", GRACE),
-    ("cache_grace: 86401", "1: cache_grace", "the number 86401", GRACE),
+    ("cache_grace: 31557601", "1: cache_grace", "the number 31557601", GRACE),
     ("shutdown_timeout: -0.1", "1: shutdown_timeout", "the number -0.1",
      "a number of seconds from 0 to 3600"),
     ("shutdown_timeout: 3601", "1: shutdown_timeout", "the number 3601",
@@ -308,7 +308,7 @@ BAD = [
     ("workers: 4097", "1: workers", "the number 4097", "a whole number from 1 to 4096"),
     ("default_zone: {timeout: 0}", "1: default_zone.timeout", "the number 0", TIMEOUT),
     ("default_zone: {timeout: 0.0}", "1: default_zone.timeout", "the number 0.0", TIMEOUT),
-    ("default_zone: {timeout: 40.1}", "1: default_zone.timeout", "the number 40.1", TIMEOUT),
+    ("default_zone: {timeout: 3601}", "1: default_zone.timeout", "the number 3601", TIMEOUT),
     ("default_zone:\n  timeout: abc", "2: default_zone.timeout", 'the text "abc"', TIMEOUT),
     ("zones:\n  a:\n    timeout: -4", "3: zones.a.timeout", "the number -4", TIMEOUT),
     ("cache: {options: {cache_size: 0}}", "1: cache.options.cache_size", "the number 0",
@@ -571,3 +571,20 @@ CACHE_BAD = [
 def test_cache_problems(text, begins, why):
     (problem,) = problems(text)
     assert problem.startswith(begins), why
+
+
+def test_a_timeout_that_postfix_does_not_wait_for_is_shortened_with_a_warning():
+    found = parse("zones:\n  z:\n    timeout: 60\n")
+    assert found.zones["z"].timeout == 40
+    assert found.warnings == (
+        "f.yml:3: zones.z.timeout: 40 seconds are used:"
+        " Postfix gives up before a longer one ends",
+    )
+
+
+@pytest.mark.parametrize("name", ["sqlite", "redis"])
+def test_the_examples_for_other_caches_are_valid(name):
+    example = config.load(str(EXAMPLE.with_name(f"mta-sts-daemon-{name}.yml")))
+    assert type(example.cache).__name__.lower() == f"{name}cache"
+    assert example.proactive.enabled
+    assert example.warnings == ()
