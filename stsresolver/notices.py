@@ -16,6 +16,7 @@ from collections.abc import MutableMapping
 import cachetools
 
 from .cache import Entry
+from .misses import Key
 from .results import Cause, Failure, NoPolicy
 from .sts import Mode, Policy
 
@@ -25,8 +26,6 @@ log = logging.getLogger(__name__)
 _MAX_STATES = 20_000
 _STRENGTH = {None: 0, Mode.NONE: 0, Mode.TESTING: 1, Mode.ENFORCE: 2}
 
-_Key = tuple[str, float]
-
 
 class Notices:
     """Logs events of domains, whatever thread they come from."""
@@ -34,12 +33,12 @@ class Notices:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # By key, and whether it was the record that failed: cause, and whether there was an entry.
-        self._failing: MutableMapping[tuple[_Key, bool], tuple[Cause, bool]]
+        self._failing: MutableMapping[tuple[Key, bool], tuple[Cause, bool]]
         self._failing = cachetools.LRUCache(_MAX_STATES)
 
     def failed(
         self,
-        key: _Key,
+        key: Key,
         result: NoPolicy | Failure,
         entry: Entry | None,
         lapsed: Mode | None = None,
@@ -73,7 +72,7 @@ class Notices:
             text = "%s: %s; the cached policy (%s) stays in force until %s"
             log.log(level, text, domain, result, entry.policy.mode, end)
 
-    def works(self, key: _Key, *, by_record: bool) -> None:
+    def works(self, key: Key, *, by_record: bool) -> None:
         """Log that the record, or else the fetch, works again after it failed."""
         with self._lock:
             failed = self._failing.pop((key, by_record), None)
@@ -95,7 +94,7 @@ class Notices:
         text = "%s: policy %s: %s, mx %s, max_age %d s"
         log.log(level, text, domain, event, policy.mode, mx or "none", policy.max_age)
 
-    def lapsed(self, key: _Key, before: Mode | None, why: str) -> None:
+    def lapsed(self, key: Key, before: Mode | None, why: str) -> None:
         """Log a policy that has come to its end with none to follow."""
         level = logging.WARNING if _STRENGTH[before] else logging.DEBUG
         log.log(level, "%s: policy expired: %s -> no policy (%s)", key[0], before, why)

@@ -24,32 +24,22 @@ from typing import Protocol
 import cachetools
 
 from .cache import CLOCK_SKEW, Cache, Entry
+from .clock import Clock
+from .misses import FETCH_PAUSE, Key, Miss, Misses
 from .notices import Notices
 from .results import Failure, NoPolicy
 from .sts import Mode, Policy
 
 log = logging.getLogger(__name__)
 
-# After a failed fetch, seconds before the same policy id is tried again (RFC 8461 §3.3).
-FETCH_PAUSE = 300.0
 # "There is no policy" is remembered at most this long (seconds) on the word of the zone's SOA.
 MAX_NEGATIVE_TTL = 1800.0
 # A domain is looked at again between this share of the interval and all of it, each at its own, so
 # that those found together do not stay together.
 _EARLIEST = 0.8
-# Misses that are remembered, the least recently used dropped: no flood of names costs more.
-MAX_MISSES = 50_000
+# Domains whose policy has come to its end, until they are asked for again.
+_MAX_LAPSED = 20_000
 _DAY = 86_400.0
-
-
-class Clock(Protocol):
-    """What the module `time` has: wall clock for stored times, monotonic inside the process."""
-
-    def time(self) -> float:
-        """Return seconds since the epoch."""
-
-    def monotonic(self) -> float:
-        """Return seconds that no change of the system's clock moves."""
 
 
 class Lookups(Protocol):
@@ -76,18 +66,6 @@ class InForce:
     change: int
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
-    """A lookup that gave no policy, in monotonic times.
-
-    `at`: when it was. `until`: it is not repeated before, while no policy is in force.
-    """
-
-    result: NoPolicy | Failure
-    at: float
-    until: float
-
-
 class Refresh(enum.Enum):
     """What came of looking at a domain that nobody asked for."""
 
@@ -98,8 +76,6 @@ class Refresh(enum.Enum):
     LEFT = "left alone"
 
 
-_Key = tuple[str, float]
-_Pauses = MutableMapping[tuple[str, float, str], tuple[Failure, float]]
 _Answer = Callable[[InForce], None]
 
 
@@ -135,13 +111,11 @@ class Policies:
         self._clock = clock
         self._notices = Notices()
         self._lock = threading.Lock()
-        self._flights: dict[_Key, list[_Answer]] = {}
+        self._flights: dict[Key, list[_Answer]] = {}
         self._renewals: set[str] = set()
-        self._misses: MutableMapping[_Key, Miss] = cachetools.LRUCache(MAX_MISSES)
-        # The failed fetch of a policy by (domain, timeout, id), and until when it is not repeated.
-        self._pauses: _Pauses = cachetools.LRUCache(MAX_MISSES)
+        self._misses = Misses(clock)
         # Modes of policies that came to their end, until a lookup says what follows.
-        self._lapsed: MutableMapping[str, Mode] = cachetools.LRUCache(MAX_MISSES)
+        self._lapsed: MutableMapping[str, Mode] = cachetools.LRUCache(_MAX_LAPSED)
 
     def ask(self, domain: str, timeout: float, answer: _Answer) -> None:
         """Call `answer` once with what is in force for `domain` (A-labels).
@@ -164,7 +138,7 @@ class Policies:
             except Exception:
                 log.exception("%s: the answer could not be given", domain)
 
-    def _safely(self, key: _Key) -> InForce:
+    def _safely(self, key: Key) -> InForce:
         """Return what is in force, after a lookup if need be, whatever happens."""
         domain = key[0]
         try:
@@ -185,8 +159,7 @@ class Policies:
         entry = self._store.peek(domain)
         if entry is not None and self._clock.time() < entry.end:
             return InForce(entry.policy, now, change)
-        with self._lock:
-            miss = self._misses.get((domain, timeout))
+        miss = self._misses.get((domain, timeout))
         return InForce(None, now, change) if miss is not None and now < miss.until else None
 
     def refresh(self, domain: str, timeout: float, unused_after: float) -> Refresh:
@@ -224,11 +197,10 @@ class Policies:
         finally:
             self._end_renewal(domain)
 
-    def _known(self, key: _Key) -> InForce | None:
+    def _known(self, key: Key) -> InForce | None:
         """Return what may be answered without a lookup."""
         entry, change = self._entry(key[0])
-        with self._lock:
-            miss = self._misses.get(key)
+        miss = self._misses.get(key)
         if entry is not None and self._clock.time() < entry.checked + self._grace:
             result = self._in_force(entry, change)
         elif miss is not None and self._clock.monotonic() < self._end_of(miss, entry):
@@ -238,7 +210,7 @@ class Policies:
         self._renew_behind(key, entry)
         return result
 
-    def _look_up(self, key: _Key) -> InForce:
+    def _look_up(self, key: Key) -> InForce:
         """Look up the record, fetch the policy if its id is new; return what is in force then."""
         domain, timeout = key
         resolver = self._resolver(timeout)
@@ -254,24 +226,24 @@ class Policies:
             self._renew_behind(key, entry)
             return self._in_force(entry, change)
 
-        failure = self._paused(key, found)
+        failure = self._misses.paused(key, found)
         if failure is not None:
             return self._miss(key, failure)
         policy = resolver.fetch(domain)
         if isinstance(policy, Failure):
-            self._pause(key, found, policy)
+            self._misses.pause(key, found, policy)
             return self._miss(key, policy)
         return self._found(key, found, policy, _day(self._clock.time()))
 
-    def _found(self, key: _Key, policy_id: str, policy: Policy, asked: float) -> InForce:
+    def _found(self, key: Key, policy_id: str, policy: Policy, asked: float) -> InForce:
         """Put a policy that was just fetched in force."""
         domain = key[0]
         known, change = self._entry(domain)
         now = self._clock.time()
         entry = Entry(domain, policy_id, policy, fetched=now, checked=now, asked=asked, due=now)
         entry = replace(entry, due=self._due(entry))
+        self._misses.forget(key)
         with self._lock:
-            self._misses.pop(key, None)
             before = self._lapsed.pop(domain, known.policy.mode if known else None)
         # A max_age of 0 is in force for this once: it ends before anybody can ask again.
         if policy.max_age > 0:
@@ -287,7 +259,7 @@ class Policies:
             change = self._announce(domain)
         return self._in_force(entry, change)
 
-    def _miss(self, key: _Key, result: NoPolicy | Failure) -> InForce:
+    def _miss(self, key: Key, result: NoPolicy | Failure) -> InForce:
         """Remember that a lookup gave no policy; return what is in force all the same."""
         domain = key[0]
         entry, change = self._entry(domain)
@@ -297,10 +269,8 @@ class Policies:
         elif not result.cause.by_record:
             # A new id is to be seen soon, however long the grace.
             seconds = min(seconds, FETCH_PAUSE)
-        now = self._clock.monotonic()
-        miss = Miss(result, now, now + seconds)
+        miss = self._misses.remember(key, result, seconds)
         with self._lock:
-            self._misses[key] = miss
             lapsed = self._lapsed.pop(domain, None) if entry is None else None
         if entry is not None:
             wall = self._clock.time()
@@ -317,7 +287,7 @@ class Policies:
         self._store.touch(entry)
         return entry
 
-    def _failed(self, key: _Key, entry: Entry, result: NoPolicy | Failure) -> None:
+    def _failed(self, key: Key, entry: Entry, result: NoPolicy | Failure) -> None:
         """Note that looking at an entry though nobody asked failed; the pauses grow."""
         now = self._clock.time()
         pause = 2 * (now - entry.failed) if entry.failed else 0.0
@@ -325,14 +295,14 @@ class Policies:
         self._store.touch(replace(entry, due=due, failed=now, failure=str(result)))
         self._notices.failed(key, result, entry)
 
-    def _renew_behind(self, key: _Key, entry: Entry | None) -> None:
+    def _renew_behind(self, key: Key, entry: Entry | None) -> None:
         """Have a policy fetched again if it is time, without making anybody wait (§3.3)."""
-        if entry is None or self._clock.time() < entry.renewal or self._paused(key, entry.id):
+        if entry is None or self._clock.time() < entry.renewal:
             return
-        if self._begin_renewal(entry.domain):
+        if self._misses.paused(key, entry.id) is None and self._begin_renewal(entry.domain):
             self._behind(lambda: self._renew(key))
 
-    def _renew(self, key: _Key) -> None:
+    def _renew(self, key: Key) -> None:
         """Fetch a policy in force again, whatever its TXT record says; the id stays as it was."""
         try:
             entry, _ = self._entry(key[0])
@@ -341,15 +311,15 @@ class Policies:
         finally:
             self._end_renewal(key[0])
 
-    def _fetch_again(self, key: _Key, entry: Entry, policy_id: str) -> Refresh:
+    def _fetch_again(self, key: Key, entry: Entry, policy_id: str) -> Refresh:
         """Fetch the policy of an entry again, and put what comes in force under this id."""
         domain, timeout = key
-        if self._paused(key, policy_id) is not None:
+        if self._misses.paused(key, policy_id) is not None:
             self._store.touch(replace(entry, due=self._clock.time() + FETCH_PAUSE))
             return Refresh.LEFT
         policy = self._resolver(timeout).fetch(domain)
         if isinstance(policy, Failure):
-            self._pause(key, policy_id, policy)
+            self._misses.pause(key, policy_id, policy)
             self._failed(key, entry, policy)
             return Refresh.FAILED
         known, _ = self._entry(domain)
@@ -381,17 +351,6 @@ class Policies:
     def _renewable(self, entry: Entry, now: float) -> bool:
         """Say whether an entry looked at now is fetched as well, to save another look soon."""
         return now >= entry.fetched + self._earliest * (entry.renewal - entry.fetched)
-
-    def _pause(self, key: _Key, policy_id: str, failure: Failure) -> None:
-        """Note that the policy of this id could not be fetched (RFC 8461 §3.3)."""
-        with self._lock:
-            self._pauses[*key, policy_id] = failure, self._clock.monotonic() + FETCH_PAUSE
-
-    def _paused(self, key: _Key, policy_id: str) -> Failure | None:
-        """Return the failure for which the policy of this id is not fetched for now."""
-        with self._lock:
-            failure, until = self._pauses.get((*key, policy_id), (None, 0.0))
-        return failure if self._clock.monotonic() < until else None
 
     def _in_force(self, entry: Entry, change: int) -> InForce:
         """Return an entry's policy, to be repeated until it is to be checked, renewed, or over."""

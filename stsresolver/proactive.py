@@ -20,7 +20,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from .cache import Cache, Entry
-from .policies import Clock, Policies, Refresh
+from .clock import Clock
+from .policies import Policies, Refresh
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ import pytest
 
 from stsresolver.cache import Entry
 from stsresolver.cache.memory import MemoryStore
-from stsresolver.policies import FETCH_PAUSE, MAX_NEGATIVE_TTL, Policies
+from stsresolver.misses import FETCH_PAUSE
+from stsresolver.policies import MAX_NEGATIVE_TTL, Policies
 from stsresolver.results import Cause, Failure, NoPolicy
 from stsresolver.sts import Mode, Policy
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 from test_policies import DAY, DNS_FAILS, NO_RECORD, UNFETCHABLE, WEEK, World, policy
 
-from stsresolver.policies import FETCH_PAUSE
+from stsresolver.misses import FETCH_PAUSE
 from stsresolver.proactive import Proactive
 from stsresolver.sts import Mode
 

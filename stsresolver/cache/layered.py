@@ -12,8 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
+from ..clock import Clock
 from . import Entry, Store, StoreError
 from .memory import MemoryStore
 
@@ -23,16 +24,6 @@ log = logging.getLogger(__name__)
 PAUSE = 30.0
 
 T = TypeVar("T")
-
-
-class Clock(Protocol):
-    """What the module `time` has."""
-
-    def time(self) -> float:
-        """Return seconds since the epoch."""
-
-    def monotonic(self) -> float:
-        """Return seconds that no change of the system's clock moves."""
 
 
 class LayeredStore:
