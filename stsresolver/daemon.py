@@ -68,8 +68,8 @@ def _arguments() -> Arguments:
     add("-v", "--verbosity", choices=LEVELS, default="info", help="log level (default: info)")
     add("-l", "--logfile", metavar="FILE", help="log to this file instead of standard error")
     add("-p", "--pidfile", metavar="FILE", help="write the process id to this file")
-    add("-u", "--user", help="become this user once sockets and files are open")
-    add("-g", "--group", help="become this group once sockets and files are open")
+    add("-u", "--user", help="become this user once socket, log and pidfile are open")
+    add("-g", "--group", help="become this group once socket, log and pidfile are open")
     add("--disable-uvloop", action="store_true", help="accepted and ignored")
     return parser
 
@@ -130,7 +130,7 @@ def _ready(
     cleanup.enter_context(_pidfile(options.pidfile))
     become(options.user, options.group)
 
-    # Files that are opened later too belong to the user we have become.
+    # Opened now, because the cache's file is to belong to the user we have become.
     cache = open_cache(config.cache, config.cache_grace)
     cleanup.callback(cache.close)
     policies = Policies(

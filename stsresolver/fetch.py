@@ -128,7 +128,7 @@ class PolicyHostConnection(HTTPSConnection):
         except DiscoveryError as error:
             # With an address of one family refused, that says more than DNS about the other.
             if not refused:
-                raise FetchError(Cause.DNS, str(error)) from error
+                raise FetchError(Cause.ADDRESS, str(error)) from error
         if not refused:
             raise FetchError(Cause.NO_ADDRESS, self.host)
         raise FetchError(Cause.CONNECT, ", ".join(refused))

@@ -179,7 +179,7 @@ class Policies:
         if not self._begin_renewal(domain):
             return Refresh.LEFT
         try:
-            if self._clock.time() > entry.asked + unused_after:
+            if self._clock.time() > entry.asked + _DAY + unused_after:
                 self._store.touch(replace(entry, due=entry.end))
                 return Refresh.LEFT
             found = self._resolver(timeout).policy_id(domain)
@@ -269,6 +269,9 @@ class Policies:
         elif not result.cause.by_record:
             # A new id is to be seen soon, however long the grace.
             seconds = min(seconds, FETCH_PAUSE)
+        if not self._store.whole:
+            # There may be a policy in force that cannot be seen just now.
+            seconds = min(seconds, self._grace)
         miss = self._misses.remember(key, result, seconds)
         with self._lock:
             lapsed = self._lapsed.pop(domain, None) if entry is None else None
@@ -291,7 +294,9 @@ class Policies:
         """Note that looking at an entry though nobody asked failed; the pauses grow."""
         now = self._clock.time()
         pause = 2 * (now - entry.failed) if entry.failed else 0.0
-        due = min(now + min(max(FETCH_PAUSE, pause), self._interval), entry.end)
+        # However long it fails, there are some more tries before the end.
+        pause = max(FETCH_PAUSE, min(pause, self._interval, (entry.end - now) / 4))
+        due = min(now + pause, entry.end)
         self._store.touch(replace(entry, due=due, failed=now, failure=str(result)))
         self._notices.failed(key, result, entry)
 

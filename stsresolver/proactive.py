@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from .cache import Cache, Entry
+from .cache import Cache
 from .clock import Clock
 from .policies import Policies, Refresh
 
@@ -34,8 +34,10 @@ PAUSE = 1.0
 _LEASE = 3 * TICK
 # Seconds past its end after which an entry is removed; most are seen to end by `policies`.
 _MARGIN = 86_400.0
-# Entries asked for, and removed, at a time.
-_BATCH = 1000
+# Entries asked for at a time: a large policy takes half a megabyte.
+_BATCH = 100
+# Entries removed at a time.
+_PURGE = 1000
 
 
 class Proactive:
@@ -72,6 +74,7 @@ class Proactive:
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._free = threading.Condition()
         self._running = 0
+        self._progress = 0
         self._leased = 0.0
         self._done: Counter[Refresh] = Counter()
         self._summary = clock.monotonic() + interval
@@ -90,14 +93,15 @@ class Proactive:
 
     def round(self) -> bool:
         """Do what is to be done now, and return whether there is more."""
-        now = self._clock.time()
-        more = self._store.purge(now - _MARGIN, _BATCH) >= _BATCH
-        if self._fetch and self._has_lease():
-            due = self._store.due(now, _BATCH)
-            for entry in due:
-                self._begin(entry)
+        more = self._store.purge(self._clock.time() - _MARGIN, _PURGE) >= _PURGE
+        while self._fetch and not self._stopped.is_set() and self._has_lease():
+            domains = [entry.domain for entry in self._store.due(self._clock.time(), _BATCH)]
+            before = self._progress
+            for domain in domains:
+                self._begin(domain)
             self._wait_until(lambda: self._running == 0)
-            more = more or len(due) >= _BATCH
+            if len(domains) < _BATCH or self._progress == before:
+                break
         if self._fetch and self._clock.monotonic() >= self._summary:
             self._summarise()
         return more
@@ -115,14 +119,14 @@ class Proactive:
         self._leased = self._clock.monotonic()
         return self._store.lease(self._holder, _LEASE, self._clock.time())
 
-    def _begin(self, entry: Entry) -> None:
-        """Have an entry looked at, as soon as fewer than the limit are under way."""
+    def _begin(self, domain: str) -> None:
+        """Have a domain looked at, as soon as fewer than the limit are under way."""
         self._wait_until(lambda: self._running < self._limit)
         if self._stopped.is_set():
             return
         with self._free:
             self._running += 1
-        self._behind(lambda: self._look(entry.domain))
+        self._behind(lambda: self._look(domain))
 
     def _look(self, domain: str) -> None:
         """Look at a domain. Runs on a worker."""
@@ -134,6 +138,7 @@ class Proactive:
         with self._free:
             self._running -= 1
             self._done[result] += 1
+            self._progress += result is not Refresh.LEFT
             self._free.notify_all()
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:

@@ -25,6 +25,7 @@ class Cause(enum.Enum):
     SEVERAL_RECORDS = "the domain publishes more than one MTA-STS record"
     DNS = "the DNS lookup failed"
     NO_ADDRESS = "the policy host has no address"
+    ADDRESS = "the address of the policy host could not be looked up"
     CONNECT = "no connection to the policy host"
     CERTIFICATE = "the certificate of the policy host is not valid"
     TLS = "the TLS handshake with the policy host failed"

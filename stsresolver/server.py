@@ -142,7 +142,8 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
 
     def behind(self, job: Callable[[], None]) -> None:
         """Run `job` on a worker, when no request waits in line for one."""
-        self._tell(self._behind.append, job)
+        if not self._stops:
+            self._tell(self._behind.append, job)
 
     def forget(self, domain: str) -> None:
         """Drop the ready replies that speak of `domain`."""
@@ -329,8 +330,8 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         due = min(self._idle_round, self._connections.again, self._drain_until)
         if self._line:
             due = min(due, self._line[0].since + LINE_LIMIT)
-            if now < self._hire_again:
-                due = min(due, self._hire_again)
+        if (self._line or self._behind) and now < self._hire_again:
+            due = min(due, self._hire_again)
         return due
 
     def _on_time(self, now: float) -> None:

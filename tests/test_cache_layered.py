@@ -30,11 +30,12 @@ class Fragile:
         self.store = store
         self.asked = []
         self.fails = False
+        self.full = False
 
     def __getattr__(self, name):
         def call(*arguments):
             self.asked.append(name)
-            if self.fails:
+            if self.fails or (self.full and name in ("put", "touch", "remove", "lease", "purge")):
                 raise StoreError("redis at 127.0.0.1: connection refused")
             return getattr(self.store, name)(*arguments)
 
@@ -126,7 +127,7 @@ def test_while_it_fails_memory_goes_on_and_the_log_says_so_once(layered, clock, 
         assert layered.purge(NOW, 10) == 0
         assert layered.lease("a", 10.0, NOW)
         layered.touch(entry())
-    assert len(behind.asked) == 1, "one try, then it is left alone"
+    assert behind.asked == ["get", "put"], "one try of each way, then it is left alone"
     assert [one.levelname for one in caplog.records] == ["WARNING"]
     assert "connection refused" in caplog.text
 
@@ -138,10 +139,52 @@ def test_it_is_tried_again_and_gets_what_it_missed(layered, clock, behind, caplo
     for _ in range(3):
         clock.now += PAUSE
         assert layered.get("example.org") is None
+        assert not layered.whole
     behind.fails = False
-    clock.now += PAUSE + GRACE
-    assert layered.get("example.com") == entry()
+    clock.now += PAUSE
+    assert layered.get("example.org") is None
+    assert layered.whole
+    assert layered.get("example.com") == entry(), "and now it is written, grace or not"
     assert behind.store.get("example.com") == entry()
+    assert [one.levelname for one in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_what_it_missed_is_written_though_nobody_asks(layered, clock, behind):
+    """Else nothing would renew it, and the store's older entry would stay due for ever."""
+    older = entry(fetched=NOW - 100, due=NOW - 100)
+    behind.store.put(older, NOW)
+    behind.fails = True
+    for number in range(3):
+        layered.put(entry(f"{number}.example"), NOW)
+    layered.put(entry(), NOW)
+    behind.fails = False
+    clock.now += PAUSE
+    layered.purge(clock.now, 10)
+    assert behind.store.get("example.com") == entry()
+    assert all(behind.store.get(f"{number}.example") for number in range(3))
+    assert layered.due(clock.now, 10) == []
+
+
+def test_what_cannot_be_written_can_still_be_read(layered, clock, behind):
+    behind.store.put(entry(), NOW)
+    behind.full = True
+    layered.put(entry("example.net"), NOW)
+    assert layered.get("example.com") == entry()
+    assert layered.whole
+
+
+def test_what_can_be_read_but_not_written_has_failed_once(layered, clock, behind, caplog):
+    """A full disk: reading goes on well, and does not show that it is over."""
+    caplog.set_level(logging.INFO, "stsresolver")
+    behind.full = True
+    for number in range(5):
+        layered.get(f"{number}.example")
+        layered.put(entry(f"{number}.example"), clock.now)
+        clock.now += PAUSE
+    assert [one.levelname for one in caplog.records] == ["WARNING"]
+    behind.full = False
+    layered.get("a.example")
+    layered.put(entry("a.example"), clock.now)
     assert [one.levelname for one in caplog.records] == ["WARNING", "INFO"]
 
 

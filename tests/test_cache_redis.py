@@ -163,8 +163,8 @@ def stored(**changes):
 
 class TestWhatIsReadBack:
     def test_what_others_write_in_our_form_is_taken(self, store, client, prefix):
-        client.set(prefix + "policy:example.com", stored(id=""))
-        assert store.get("example.com") == entry(id="", asked=NOW, due=NOW)
+        client.set(prefix + "policy:example.com", stored(id="2"))
+        assert store.get("example.com") == entry(id="2", asked=NOW, due=NOW)
 
     @pytest.mark.parametrize(
         ("text", "why"),

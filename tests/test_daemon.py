@@ -312,6 +312,63 @@ def test_ordinary_user_cannot_become_another(refused, tmp_path, arguments):
     assert lines[-1].startswith("mta-sts-daemon: only root can change user and group")
 
 
+UNUSABLE_SQLITE_FILES = [
+    ("{directory}", "{directory}: cannot be opened or made", "a directory is no file"),
+    ("{directory}/a/b", "{directory}/a/b: cannot be opened or made", "there is no directory a"),
+    ("{config}", "{config}: is no sqlite database", "some other file"),
+]
+
+
+@pytest.mark.parametrize(("filename", "says", "why"), UNUSABLE_SQLITE_FILES)
+def test_sqlite_file_that_cannot_be_used(start, tmp_path, filename, says, why):
+    """Exit status 78, one plain line, and nothing stays behind."""
+    path, pidfile, log = tmp_path / "socket", tmp_path / "pid", tmp_path / "log"
+    names = {"directory": tmp_path, "config": tmp_path / "config-0.yml"}
+    options = f"filename: {filename.format(**names)}"
+    text = f"path: {path}\ncache: {{type: sqlite, options: {{{options}}}}}\n"
+    daemon = start(text, "-p", pidfile, "-l", log)
+    assert daemon.ends() == 78, why
+    [line] = daemon.log.read_text().splitlines()
+    assert line.startswith(f"mta-sts-daemon: {says.format(**names)}")
+    [level, logged] = daemon.lines(log)[-1]
+    assert level == "CRITICAL"
+    assert logged == f"not started: {line.removeprefix('mta-sts-daemon: ')}"
+    assert not path.exists()
+    assert not pidfile.exists()
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        "{type: redis}",
+        "{type: redis_sentinel, options: {sentinel_master_name: m, sentinels: [[127.0.0.1, 1]]}}",
+    ],
+)
+def test_redis_without_the_extra(start, cache):
+    program = """
+import sys
+sys.modules["redis"] = None
+from stsresolver import daemon
+sys.exit(daemon.main(sys.argv[1:]))
+"""
+    daemon = start(f"port: 0\ncache: {cache}\n", program=[sys.executable, "-c", program])
+    assert daemon.ends() == 78
+    line = daemon.log.read_text().splitlines()[-1]
+    assert line.startswith("mta-sts-daemon: cache: a Redis cache needs redis-py 5 or later:")
+    assert "pip install 'stsresolver[redis]'" in line
+    assert "Traceback" not in daemon.log.read_text()
+
+
+@as_root
+def test_sqlite_file_that_the_user_may_not_write(start, open_to_all):
+    """It is opened as the user that the daemon becomes."""
+    text = f"port: 0\ncache: {{type: sqlite, options: {{filename: {open_to_all}/cache.db}}}}\n"
+    daemon = start(text, "-u", "nobody")
+    assert daemon.ends() == 78
+    line = daemon.log.read_text().splitlines()[-1]
+    assert line.startswith(f"mta-sts-daemon: {open_to_all}/cache.db: cannot be opened or made")
+
+
 @pytest.mark.parametrize(("argument", "status"), [("-c/no/such/file", 78), ("--unknown", 64)])
 def test_exit_status_of_the_process(start, argument, status):
     daemon = start(None, argument)

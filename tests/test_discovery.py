@@ -116,11 +116,11 @@ ANSWERS = [
     row("strings are joined without a space", txt(("v=STSv1; id=20", "16")), "2016"),
     row("255 strings", txt(tuple("v=STSv1; id=many; x=".ljust(255, "x"))), "many"),
     row("empty strings between", txt(("", "v=STSv1", "", "; id=a", "")), "a"),
-    row("255 strings of 255 bytes", txt(LARGEST), "large"),
+    row("255 strings of 255 bytes: too large to be read", txt(LARGEST), FAILED),
     row("records of other kinds", txt("v=spf1 -all", "", "v=STSv10; id=a", "v=STSv1; id=b"), "b"),
     row(
-        "190 records, one of them ours",
-        txt(*(f"google-site-verification={n:044}" for n in range(189)), "v=STSv1; id=one"),
+        "40 records, one of them ours",
+        txt(*(f"google-site-verification={n:044}" for n in range(39)), "v=STSv1; id=one"),
         "one",
     ),
     row(

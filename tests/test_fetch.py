@@ -851,12 +851,12 @@ def test_bundle_that_comes_with_requests_is_no_ca_store(world, tmp_path, monkeyp
 NO_ADDRESSES = [
     row("no such host", nxdomain(), Cause.NO_ADDRESS),
     row("a host without addresses", nodata(), Cause.NO_ADDRESS),
-    row("SERVFAIL", code("SERVFAIL"), Cause.DNS),
-    row("REFUSED", code("REFUSED"), Cause.DNS),
-    row("no answer", no_answer, Cause.DNS, Cause.DEADLINE),
+    row("SERVFAIL", code("SERVFAIL"), Cause.ADDRESS),
+    row("REFUSED", code("REFUSED"), Cause.ADDRESS),
+    row("no answer", no_answer, Cause.ADDRESS, Cause.DEADLINE),
     row("an alias of nothing", alias("gone.example.", then=nxdomain()), Cause.NO_ADDRESS),
-    row("an alias of itself", alias("mta-sts.example.com.", then=nodata()), Cause.DNS),
-    row("no A record, AAAA not to be had", by_type(AAAA=code("SERVFAIL")), Cause.DNS),
+    row("an alias of itself", alias("mta-sts.example.com.", then=nodata()), Cause.ADDRESS),
+    row("no A record, AAAA not to be had", by_type(AAAA=code("SERVFAIL")), Cause.ADDRESS),
 ]
 
 
@@ -899,8 +899,8 @@ def test_refused_then_accepted(world, zone):
 
 
 AAAA_NOT_TO_BE_HAD = [
-    row("SERVFAIL", code("SERVFAIL"), Cause.CONNECT, Cause.DNS),
-    row("silence", no_answer, Cause.CONNECT, Cause.DNS, Cause.DEADLINE),
+    row("SERVFAIL", code("SERVFAIL"), Cause.CONNECT, Cause.ADDRESS),
+    row("silence", no_answer, Cause.CONNECT, Cause.ADDRESS, Cause.DEADLINE),
 ]
 
 

@@ -333,6 +333,12 @@ def test_a_miss_is_remembered(result, seconds, why):
     assert world.counted()[0] == 1, why
 
 
+def test_a_miss_is_not_believed_for_long_while_the_store_cannot_be_read():
+    world = World(NoPolicy(Cause.NO_RECORD, ttl=1800))
+    world.store.whole = False
+    assert world.ask().until == world.ticks + GRACE
+
+
 def test_the_soa_does_not_delay_the_check_of_a_cached_policy():
     world = published()
     world.ask()
@@ -739,4 +745,14 @@ def test_zones_do_not_flap(log):
         world.later(GRACE).ask(timeout=1.0)
         world.record = "1"
         world.ask(timeout=8.0)
+    assert len(logged(log)) == 1
+
+
+def test_an_address_that_cannot_be_looked_up_is_no_failing_record(log):
+    world = published()
+    world.ask()
+    logged(log)
+    world.record, world.served = "2", Failure(Cause.ADDRESS, "SERVFAIL")
+    for _ in range(10):
+        world.later(GRACE).ask()
     assert len(logged(log)) == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stsresolver.sts import MAX_MAX_AGE, Mode, Policy, PolicyError, parse_policy
+from stsresolver.sts import MAX_MAX_AGE, MAX_STORED_SIZE, Mode, Policy, PolicyError, parse_policy
 
 HEAD = "version: STSv1\nmode: enforce\nmax_age: 604800\n"
 PLAIN = HEAD + "mx: mail.example.com\n"
@@ -146,7 +146,7 @@ BAD += [(f"version: STSv1\nmode: none\nmax_age: 1\nmx: {BAD_MX[0][0]}", 4, "a ba
 def test_good(text, want, why):
     got = parse_policy(text.encode())
     assert (got.mode, got.mx, got.max_age) == want, why
-    assert parse_policy(got.body.encode()) == got, "what is stored reads back the same"
+    assert parse_policy(got.body.encode(), MAX_STORED_SIZE) == got, "stored, it reads back the same"
 
 
 @pytest.mark.parametrize(("text", "line", "why"), BAD, ids=[case[2] for case in BAD])
@@ -157,6 +157,12 @@ def test_bad(text, line, why):
     assert caught.value.line == line
     assert str(caught.value).isascii()
     assert str(caught.value).isprintable(), "fit for a log line whatever a stranger wrote"
+
+
+def test_a_policy_near_the_limit_reads_back_though_its_text_has_grown():
+    lines = "".join(f"mx:{number:x}.co\n" for number in range(6000))
+    got = parse_policy((HEAD + lines).encode())
+    assert parse_policy(got.body.encode(), MAX_STORED_SIZE) == got
 
 
 def test_text_is_the_policys_own_lines_in_one_form():

@@ -133,6 +133,43 @@ def test_a_failing_source_is_retried_with_a_growing_pause(log):
     assert world.store.get(DOMAIN).failure == ""
 
 
+def test_an_old_failure_does_not_let_a_policy_lapse():
+    """Mail met a moment without DNS hours ago; one failure now is no reason to wait for ever."""
+    world = asked(max_age=DAY)
+    world.record = DNS_FAILS
+    world.later(3600).ask()
+    proactive = scheduler(world)
+    world.served = UNFETCHABLE
+    run(world, proactive, 12 * 3600)
+    world.record, world.served = "1", policy(max_age=DAY)
+    for _ in range(10):
+        run(world, proactive, DAY)
+        assert world.policies.at_hand(DOMAIN, 4.0) is not None
+
+
+def test_a_source_that_is_well_again_late_is_in_time():
+    world = asked(max_age=DAY)
+    world.served = UNFETCHABLE
+    proactive = scheduler(world)
+    run(world, proactive, 22 * 3600)
+    world.served = policy(max_age=DAY)
+    run(world, proactive, 2 * 3600)
+    assert world.policies.at_hand(DOMAIN, 4.0) is not None
+
+
+def test_what_stays_due_does_not_make_it_spin():
+    world = World("1", policy(max_age=DAY))
+    for number in range(150):
+        world.ask(f"{number}.example.com")
+    world.later(DAY / 2)
+    world.store.touch = world.store.put = lambda *_: None
+    world.counted()
+    proactive = scheduler(world, unused_after=0.0)
+    world.later(DAY / 4)
+    proactive.round()
+    assert sum(world.counted()) <= 2 * 200
+
+
 def test_the_pause_of_a_failed_fetch_holds():
     world = asked(max_age=30 * DAY)
     world.record, world.served = "2", UNFETCHABLE

@@ -101,6 +101,10 @@ class Store(Protocol):
 class Cache(Store, Protocol):
     """A store that never fails, and that can be looked into without waiting."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether what it does not know is not known at all: not while a part is out of reach."""
+
     def peek(self, domain: str) -> Entry | None:
         """Return the entry of `domain`, if neither disk nor network is needed for it."""
 

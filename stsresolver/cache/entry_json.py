@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 from ..domains import is_host_name
-from ..sts import parse_policy, record_id
+from ..sts import MAX_STORED_SIZE, parse_policy, record_id
 from . import Entry
 
 _TIMES = ("fetched", "checked", "asked", "due", "failed")
@@ -38,12 +38,9 @@ def from_json(text: bytes | str, domain: str) -> Entry:
     if fields.get("domain") != domain or not is_host_name(domain):
         raise ValueError("not of this domain")
     policy_id = _string(fields, "id")
-    # An entry whose id does not count any more has an empty one.
-    if policy_id:
-        record = f"v=STSv1; id={policy_id};".encode()
-        if record_id(record) != policy_id:
-            raise ValueError("id: no policy id")
-    policy = parse_policy(_string(fields, "policy").encode())
+    if record_id(f"v=STSv1; id={policy_id};".encode()) != policy_id:
+        raise ValueError("id: no policy id")
+    policy = parse_policy(_string(fields, "policy").encode(), MAX_STORED_SIZE)
     times = {name: _time(fields, name) for name in _TIMES}
     return Entry(domain, policy_id, policy, failure=_shown(_string(fields, "failure")), **times)
 

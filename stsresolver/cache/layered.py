@@ -3,7 +3,7 @@
 What was checked less than `grace` seconds ago is answered from memory. Otherwise the store is asked
 too, because another process may have renewed the policy meanwhile, and the later entry wins. Memory
 goes on alone while the store fails: the log says so once, the store is left alone for a while and
-then tried again, and what it missed is written when its domain is asked for.
+then tried again. Reading and writing fail apart: a full disk can still be read.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import TypeVar
+
+import cachetools
 
 from ..clock import Clock
 from . import Entry, Store, StoreError
@@ -22,12 +24,25 @@ log = logging.getLogger(__name__)
 
 # Seconds in which a store that failed is not tried again.
 PAUSE = 30.0
+# Domains noted as not written; of more, the store misses some until they are fetched again.
+_MAX_UNWRITTEN = 100_000
 
 T = TypeVar("T")
 
 
+class _Way:
+    """One way to the store, reading or writing: whether it fails, and when it is tried again."""
+
+    def __init__(self) -> None:
+        self.fails = False
+        self.again = 0.0
+
+
 class LayeredStore:
-    """`memory` in front of `store`, as one `Cache`."""
+    """`memory` in front of `store`, as one `Cache`.
+
+    What could not be written is written when its domain is next needed, or by `purge`.
+    """
 
     def __init__(
         self, memory: MemoryStore, store: Store, *, grace: float, clock: Clock = time
@@ -37,8 +52,16 @@ class LayeredStore:
         self._grace = grace
         self._clock = clock
         self._lock = threading.Lock()
-        self._again = 0.0
-        self._failing = False
+        self._reading = _Way()
+        self._writing = _Way()
+        self._closed = False
+        # Domains whose entry in memory is newer than the store's.
+        self._unwritten: MutableMapping[str, None] = cachetools.LRUCache(_MAX_UNWRITTEN)
+
+    @property
+    def whole(self) -> bool:
+        """Whether what it does not know is not known: not while the store cannot be read."""
+        return not self._reading.fails
 
     def peek(self, domain: str) -> Entry | None:
         """Return what memory has."""
@@ -48,41 +71,53 @@ class LayeredStore:
         """Return the entry of `domain`, the later of memory's and the store's."""
         known = self._memory.get(domain)
         now = self._clock.time()
+        if known is not None and self._is_unwritten(domain):
+            self._store_put(known, now)
+            return known
         if known is not None and now < known.checked + self._grace:
             return known
-        return self._try(lambda: self._later(domain, known, now), known)
+        return self._try(self._reading, lambda: self._later(domain, known, now), known)
 
     def put(self, entry: Entry, now: float) -> None:
         """Keep `entry` in both."""
         self._memory.put(entry, now)
-        self._try(lambda: self._store.put(entry, now), None)
+        self._store_put(entry, now)
 
     def touch(self, entry: Entry) -> None:
         """Update an entry in both."""
         self._memory.touch(entry)
-        self._try(lambda: self._store.touch(entry), None)
+        self._change(lambda: self._store.touch(entry), None)
 
     def remove(self, entry: Entry) -> None:
         """Forget `entry` in both."""
         self._memory.remove(entry)
-        self._try(lambda: self._store.remove(entry), None)
+        self._change(lambda: self._store.remove(entry), None)
 
     def due(self, now: float, limit: int) -> list[Entry]:
-        """Return what is due in the store; in memory, while the store fails."""
-        found = self._try(lambda: self._store.due(now, limit), None)
+        """Return what is due in the store; in memory, while the store cannot be read."""
+        found = self._try(self._reading, lambda: self._store.due(now, limit), None)
         return self._memory.due(now, limit) if found is None else found
 
     def purge(self, now: float, limit: int) -> int:
-        """Remove what is past its end from both; return the larger number."""
+        """Write what is unwritten, and remove what is past its end; return how many were."""
+        with self._lock:
+            unwritten = list(self._unwritten)
+        for domain in unwritten:
+            entry = self._memory.peek(domain)
+            if entry is None:
+                self._written(domain)
+            elif not self._store_put(entry, self._clock.time()):
+                break
         removed = self._memory.purge(now, limit)
-        return max(removed, self._try(lambda: self._store.purge(now, limit), 0))
+        return max(removed, self._change(lambda: self._store.purge(now, limit), 0))
 
     def lease(self, holder: str, seconds: float, now: float) -> bool:
-        """Take the store's lease. While the store fails everybody has it."""
-        return self._try(lambda: self._store.lease(holder, seconds, now), True)
+        """Take the store's lease. While it cannot be written everybody has it."""
+        return self._change(lambda: self._store.lease(holder, seconds, now), True)
 
     def close(self) -> None:
         """Close the store."""
+        self._closed = True
         try:
             self._store.close()
         except StoreError as error:
@@ -95,35 +130,66 @@ class LayeredStore:
                 self._memory.put(stored, now)
             return stored
         if stored is None or not known.yields_to(stored, now):
-            # The store has lost it, or was away when it was put.
-            self._store.put(known, now)
+            # The store has lost it.
+            self._store_put(known, now)
             return known
         if stored.fetched == known.fetched and stored.checked <= known.checked:
             return known
         self._memory.put(stored, now)
         return stored
 
-    def _try(self, call: Callable[[], T], otherwise: T) -> T:
-        """Return what the store says, or `otherwise` while it fails."""
+    def _store_put(self, entry: Entry, now: float) -> bool:
+        """Write an entry to the store, or note that it has not been; return which."""
+
+        def write() -> bool:
+            self._store.put(entry, now)
+            return True
+
+        done = self._try(self._writing, write, otherwise=False)
+        if done:
+            self._written(entry.domain)
+        else:
+            with self._lock:
+                self._unwritten[entry.domain] = None
+        return done
+
+    def _is_unwritten(self, domain: str) -> bool:
+        with self._lock:
+            return domain in self._unwritten
+
+    def _written(self, domain: str) -> None:
+        with self._lock:
+            self._unwritten.pop(domain, None)
+
+    def _change(self, call: Callable[[], T], otherwise: T) -> T:
+        """Write what may be nothing to write: a full disk bears that, so it shows no recovery."""
+        return self._try(self._writing, call, otherwise, shows=False)
+
+    def _try(self, way: _Way, call: Callable[[], T], otherwise: T, *, shows: bool = True) -> T:
+        """Return what the store says, or `otherwise` while this way to it fails."""
         now = self._clock.monotonic()
         with self._lock:
-            if self._failing:
-                if now < self._again:
+            if way.fails:
+                if now < way.again:
                     return otherwise
                 # One call tries; the others do not wait for it.
-                self._again = now + PAUSE
+                way.again = now + PAUSE
         try:
             result = call()
         except StoreError as error:
             with self._lock:
-                first, self._failing = not self._failing, True
-                self._again = self._clock.monotonic() + PAUSE
-            if first:
+                first = not self._reading.fails and not self._writing.fails
+                way.fails = True
+                way.again = self._clock.monotonic() + PAUSE
+            if first and not self._closed:
                 log.warning("%s; going on from memory and with live lookups", error)
             return otherwise
-        if self._failing:
+        if way.fails:
             with self._lock:
-                recovered, self._failing = self._failing, False
+                recovered = shows and way.fails
+                way.fails = way.fails and not shows
+                way.again = now
+                recovered = recovered and not self._reading.fails and not self._writing.fails
             if recovered:
                 log.info("the policy cache can be used again")
         return result

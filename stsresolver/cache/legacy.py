@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..domains import a_labels
-from ..sts import Policy, parse_policy, record_id
+from ..sts import MAX_STORED_SIZE, Policy, parse_policy, record_id
 from . import Entry
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _policy(body: bytes) -> Policy:
         case _:
             raise ValueError("not the fields of a policy")
     lines = [f"version: {version}", f"mode: {mode}", *mx, f"max_age: {max_age}"]
-    policy = parse_policy("\n".join(lines).encode())
+    policy = parse_policy("\n".join(lines).encode(), MAX_STORED_SIZE)
     # No value may bring a line of its own.
     if policy.text != tuple(lines):
         raise ValueError("a value that is no field")

@@ -19,6 +19,8 @@ class MemoryStore:
         # LRUCache reorders when it is read, so reading needs the lock too.
         self._lock = threading.Lock()
 
+    whole = True
+
     def get(self, domain: str) -> Entry | None:
         """Return the entry of `domain`."""
         with self._lock:
@@ -58,9 +60,10 @@ class MemoryStore:
     def purge(self, now: float, limit: int) -> int:
         """Remove entries past their end."""
         with self._lock:
-            over = [entry for entry in self._entries.values() if entry.end <= now][:limit]
-            for entry in over:
-                del self._entries[entry.domain]
+            entries = list(self._entries.values())
+        over = [entry for entry in entries if entry.end <= now][:limit]
+        for entry in over:
+            self.remove(entry)
         return len(over)
 
     def lease(self, holder: str, seconds: float, now: float) -> bool:

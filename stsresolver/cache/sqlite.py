@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import Any
 
 from ..domains import is_host_name
-from ..sts import parse_policy
+from ..sts import MAX_STORED_SIZE, parse_policy
 from . import CLOCK_SKEW, Entry, StoreError, legacy
 from .database import Database
 
@@ -25,7 +25,7 @@ _APPLICATION = 0x53545352
 # Each brings the file from the version that is its index to the next; none is ever changed.
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
-        # `policy` is the text of `Policy.stored`, `expiry` is `Entry.end`; see there for the rest.
+        # `policy` is `Policy.body`, `expiry` is `Entry.end`; see there for the rest.
         """
         CREATE TABLE policy (
             domain TEXT NOT NULL UNIQUE,
@@ -236,7 +236,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     entry = Entry(
         domain.decode(),
         legacy.policy_id(policy_id),
-        parse_policy(policy),
+        parse_policy(policy, MAX_STORED_SIZE),
         fetched,
         checked,
         asked,

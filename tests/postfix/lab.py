@@ -6,6 +6,8 @@ import socket
 import sys
 from pathlib import Path
 
+from socketmap_client import Client
+
 from .mta import Mta
 from .namespace import ENVIRONMENT, Log, Namespace, Process, wait_until
 from .servers import Certificates, Dns, PolicyHosts, Receivers
@@ -15,7 +17,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # A policy is looked at again after a fifth of a second, so that a test need not wait for that.
 SETTINGS = """\
 {listen}
-cache_grace: 0.2
+cache_grace: {grace}
 shutdown_timeout: 5
 default_zone:
   timeout: 2
@@ -26,6 +28,17 @@ zones:
   tlsrpt:
     tlsrpt: true
     timeout: 2
+"""
+# The daemon with its own pauses shortened: a store that failed is tried again after some tenths of
+# a second, and what is due, or past its end, is looked for five times a second.
+STORE_PAUSE = 0.4
+QUICK = f"""\
+import sys
+from stsresolver import daemon, proactive
+from stsresolver.cache import layered
+layered.PAUSE = {STORE_PAUSE}
+proactive.TICK, proactive._LEASE = 0.2, 0.6
+sys.exit(daemon.main(sys.argv[1:]))
 """
 TCP = "host: 127.0.0.1\nport: 8461"
 UNIX = "path: {}\nmode: 0666"
@@ -38,18 +51,45 @@ def missing_programs():
 
 
 class Daemon(Process):
-    """mta-sts-daemon, listening at `listen` (lines of its configuration)."""
+    """mta-sts-daemon, listening at `listen`, with `more` settings (lines of its configuration).
 
-    def __init__(self, namespace, name, listen, authority):
+    A policy is looked at again after `grace` seconds. `program`: what Python is to run.
+    """
+
+    def __init__(
+        self,
+        namespace,
+        name,
+        listen,
+        authority,
+        *,
+        more="",
+        grace=0.2,
+        program=("-m", "stsresolver.daemon"),
+    ):
         settings = namespace.directory / f"{name}.yml"
-        settings.write_text(SETTINGS.format(listen=listen))
+        settings.write_text(SETTINGS.format(listen=listen, grace=grace) + more)
         super().__init__(
-            *(namespace, name, sys.executable),
-            *("-m", "stsresolver.daemon", "-c", settings, "-v", "debug"),
+            *(namespace, name, sys.executable, *program),
+            *("-c", settings, "-v", "debug"),
             env={"SSL_CERT_FILE": str(authority)},
             cwd=CHECKOUT,
         )
         self.ready("listening on ")
+
+
+class QuickDaemon(Daemon):
+    """A daemon with short pauses at a UNIX socket, which no network namespace keeps apart."""
+
+    def __init__(self, namespace, name, path, authority, **options):
+        self.path = str(path)
+        listen = UNIX.format(path)
+        super().__init__(namespace, name, listen, authority, program=("-c", QUICK), **options)
+
+    def ask(self, *domains):
+        """Return the answers as Postfix would get them, in order."""
+        with Client(self.path) as client:
+            return [client.ask(f"postfix {domain}".encode()).decode() for domain in domains]
 
 
 class Lab:
@@ -58,12 +98,14 @@ class Lab:
     def __init__(self, stack):
         """Build it; what `stack`, an ExitStack, then holds takes everything down."""
         self._namespace = stack.enter_context(Namespace())
+        self.directory = self._namespace.directory
         self._certificates = Certificates(self._namespace.directory)
-        self._policy_hosts = stack.enter_context(PolicyHosts(self._namespace))
+        self.policy_hosts = stack.enter_context(PolicyHosts(self._namespace))
         self._receivers = stack.enter_context(Receivers(self._namespace))
         self.dns = stack.enter_context(Dns(self._namespace))
         self.mta = stack.enter_context(Mta(self._namespace, self._certificates.authority))
         self.daemon = None
+        self._published = set()
         stack.callback(self.stop)
 
     def ensure_daemon(self):
@@ -75,6 +117,23 @@ class Lab:
         """Start a daemon on the UNIX socket that transport `unix` of mta.py asks."""
         listen = UNIX.format(self._namespace.directory / "daemon.sock")
         return Daemon(self._namespace, "unix-daemon", listen, self._certificates.authority)
+
+    def quick_daemon(self, more, *, grace=0.2):
+        """Start a daemon with short pauses on the socket that transport `unix` asks."""
+        return self._quick_daemon("unix-daemon", "daemon.sock", more, grace)
+
+    def second_daemon(self, more, *, grace=0.2):
+        """Start a daemon with short pauses beside that one."""
+        return self._quick_daemon("second-daemon", "second.sock", more, grace)
+
+    def _quick_daemon(self, name, socket, more, grace):
+        path = self.directory / socket
+        authority = self._certificates.authority
+        return QuickDaemon(self._namespace, name, path, authority, more=more, grace=grace)
+
+    def start(self, name, *argv):
+        """Start a program in the namespace."""
+        return Process(self._namespace, name, *argv)
 
     @contextlib.contextmanager
     def tls_reports(self):
@@ -123,12 +182,24 @@ class Lab:
             records[policy_host, "A"] = PolicyHosts.address if reachable else PolicyHosts.down
             records[f"_mta-sts.{domain}", "TXT"] = "v=STSv1; id=1"
             if fetch != "404":
-                self._policy_hosts.serve(domain, policy(mode, mx or [host], extra))
+                self.policy_hosts.serve(domain, policy(mode, mx or [host], extra))
+        self.dns.change(records)
+
+    def publish_policies(self, policies, policy_id=1):
+        """Give domains a policy without a mail server: a dict of domain to text, in one step."""
+        records = {}
+        for domain, text in policies.items():
+            if domain not in self._published:
+                self._certificates.right(f"mta-sts.{domain}")
+            self._published.add(domain)
+            self.policy_hosts.serve(domain, text)
+            records[f"mta-sts.{domain}", "A"] = PolicyHosts.address
+            records[f"_mta-sts.{domain}", "TXT"] = f"v=STSv1; id={policy_id}"
         self.dns.change(records)
 
     def replace_policy(self, domain, mode):
         """Publish another policy, under another id."""
-        self._policy_hosts.serve(domain, policy(mode, [f"mx.{domain}"]))
+        self.policy_hosts.serve(domain, policy(mode, [f"mx.{domain}"]))
         self.dns.change({(f"_mta-sts.{domain}", "TXT"): "v=STSv1; id=2"})
 
     def impersonate(self, domain):
@@ -165,7 +236,8 @@ class Lab:
 
     def logs(self):
         """Return (name, Log) of everything that helps to understand a failure."""
-        names = ("daemon", "unix-daemon", "nginx", "dnsmasq", "receiver")
+        daemons = ("daemon", "unix-daemon", "second-daemon")
+        names = (*daemons, "redis", "sentinel", "nginx", "dnsmasq", "receiver")
         files = {name: Log(self._namespace.directory / f"{name}.log") for name in names}
         return files | {"maillog": self.mta.log}
 
@@ -174,7 +246,7 @@ class Lab:
         return {(domain, "MX"): host, (host, "A"): address}
 
 
-def policy(mode, mx, extra=()):
-    lines = ["version: STSv1", f"mode: {mode}", "max_age: 86400", *(f"mx: {name}" for name in mx)]
-    lines += extra
+def policy(mode, mx, extra=(), max_age=86400):
+    lines = ["version: STSv1", f"mode: {mode}", f"max_age: {max_age}"]
+    lines += [*(f"mx: {name}" for name in mx), *extra]
     return "\r\n".join(lines) + "\r\n"

@@ -138,6 +138,11 @@ class Process:
     def running(self):
         return self._popen.poll() is None
 
+    @property
+    def output(self):
+        """What the program has written so far."""
+        return self.log.since(self._mark)
+
     def tell(self, line):
         """Write a line to the program's standard input."""
         self._popen.stdin.write(line.encode() + b"\n")
@@ -148,14 +153,24 @@ class Process:
         written = re.compile(pattern)
         try:
             wait_until(
-                lambda: written.search(self.log.since(self._mark)) or not self.running,
+                lambda: written.search(self.output) or not self.running,
                 f"{pattern!r} from {self.name}",
             )
         except TimeoutError:
             self.stop()
             raise RuntimeError(self._failure("is not ready")) from None
-        if not written.search(self.log.since(self._mark)):
+        if not written.search(self.output):
             raise RuntimeError(self._failure(f"ended with {self.stop()}"))
+
+    def signal(self, number):
+        """Send the program a signal (signal(7))."""
+        self._popen.send_signal(number)
+
+    def kill(self):
+        """End the program by SIGKILL, so that it cannot put anything in order."""
+        self._popen.stdin.close()
+        self._popen.kill()
+        self._popen.wait()
 
     def stop(self):
         """End the program, by force where SIGTERM does not do, and return its exit status."""
@@ -169,7 +184,7 @@ class Process:
             return self._popen.wait()
 
     def _failure(self, what):
-        return f"{self.name} {what}:\n{self.log.since(self._mark)}"
+        return f"{self.name} {what}:\n{self.output}"
 
 
 def ip(*arguments, check=True):

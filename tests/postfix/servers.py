@@ -151,7 +151,8 @@ pid {directory}/nginx.pid;
 error_log stderr notice;
 events {{ }}
 http {{
-    access_log /dev/stderr;
+    log_format policy_host '"$request" for $host: $status';
+    access_log /dev/stderr policy_host;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
@@ -185,6 +186,11 @@ http {{
             path.unlink(missing_ok=True)
         else:
             path.write_text(text)
+
+    def fetches(self, domain, mark=0):
+        """Return how many times the policy of `domain` was fetched since `mark` of the log."""
+        line = rf'^"GET [^"]*" for mta-sts\.{re.escape(domain)}: 200$'
+        return len(re.findall(line, self.log.since(mark), re.MULTILINE))
 
 
 class Receivers(Process):
