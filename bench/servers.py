@@ -1,5 +1,6 @@
 """The servers that are measured: how each is made, started, watched and stopped."""
 
+import json
 import os
 import statistics
 import subprocess
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from world import listening, network_name, progress, started, wait_until
+from world import listening, network_name, progress, serving, started, wait_until
 
 BENCH = Path(__file__).resolve().parent
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -28,13 +29,12 @@ CONFIGURATION = """\
 {listen}
 cache_grace: 3600
 shutdown_timeout: 1
-cache:
-  type: internal
-  options:
-    cache_size: 10000
+cache: {cache}
+proactive_policy_fetching: {proactive}
 default_zone:
   timeout: 4
 """
+INTERNAL = {"type": "internal", "options": {"cache_size": 10000}}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,13 @@ def compiled(name: str, directory: Path) -> Path:
     return program
 
 
-def configuration(name: str, address: str, directory: Path) -> Path:
+def configuration(
+    name: str,
+    address: str,
+    directory: Path,
+    cache: Mapping[str, object] = INTERNAL,
+    proactive: bool = False,
+) -> Path:
     """Write the configuration file that ours and the asyncio daemon both read."""
     if address.startswith("/"):
         listen = f"path: {address}"
@@ -67,13 +73,24 @@ def configuration(name: str, address: str, directory: Path) -> Path:
         host, _, port = address.rpartition(":")
         listen = f"host: {host}\nport: {port}"
     file = directory / f"{name}.yml"
-    file.write_text(CONFIGURATION.format(listen=listen))
+    file.write_text(
+        # JSON is YAML.
+        CONFIGURATION.format(
+            listen=listen, cache=json.dumps(cache), proactive=json.dumps({"enabled": proactive})
+        )
+    )
     return file
 
 
-def ours(address: str, directory: Path, name: str = "stsresolver") -> Server:
+def ours(
+    address: str,
+    directory: Path,
+    name: str = "stsresolver",
+    cache: Mapping[str, object] = INTERNAL,
+    proactive: bool = False,
+) -> Server:
     """The daemon of this checkout, run by the Python that runs the benchmark."""
-    file = configuration(name, address, directory)
+    file = configuration(name, address, directory, cache, proactive)
     command = (sys.executable, "-m", "stsresolver.daemon", "-c", str(file), "-v", "warn")
     return Server(name, address, command)
 
@@ -89,6 +106,15 @@ def echo(address: str, directory: Path, name: str = "echo") -> Server:
     reply = "OK secure match=mail.d10.good.test servername=hostname"
     program = str(directory / "echo")
     return Server(name, address, (program, address, reply), expected="OK secure match=mail.")
+
+
+@contextmanager
+def redis_server(directory: Path) -> Iterator[int]:
+    """Redis at its usual port, which is returned; nothing is written to disk."""
+    port = 6379
+    command = ("redis-server", "--bind", "127.0.0.1", "--save", "", "--dir", str(directory))
+    with serving(directory, f"127.0.0.1:{port}", *command):
+        yield port
 
 
 def make_asyncio_venv(venv: Path) -> None:

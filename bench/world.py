@@ -54,18 +54,27 @@ events {{ worker_connections 4096; }}
 http {{
     access_log off;
     default_type text/plain;
+    server_names_hash_max_size 65536;
+    server_names_hash_bucket_size 128;
+    map $host $policy_domain {{ "~^mta-sts\\.(?<found>.+)$" $found; }}
+    {policy_hosts}
+}}
+"""
+
+POLICY_HOSTS = """
     server {{
         listen {address}:443 ssl;
-        server_name "~^mta-sts\\.(?<policy_domain>.+)$";
-        ssl_certificate {directory}/policy-hosts.pem;
-        ssl_certificate_key {directory}/policy-hosts.key;
+        server_name {names};
+        ssl_certificate {certificate}.pem;
+        ssl_certificate_key {certificate}.key;
         location = /.well-known/mta-sts.txt {{
             return 200 "version: STSv1\\r\\nmode: enforce\\r\\nmx: mail.$policy_domain\\r\\n\
 max_age: 604800\\r\\n";
         }}
     }}
-}}
 """
+# With so many a certificate is as large as those that policy hosts send with their chains.
+NAMES_PER_CERTIFICATE = 100
 
 
 def progress(text: str) -> None:
@@ -202,7 +211,7 @@ def world(directory: Path, good: int, hanging: int = 0) -> Iterator[World]:
         tuple(f"d{n}.hanging.test" for n in range(hanging)),
         {"SSL_CERT_FILE": str(directory / "ca.pem")},
     )
-    certify(directory, [f"mta-sts.{domain}" for domain in place.good])
+    policy_hosts = certify(directory, [f"mta-sts.{domain}" for domain in place.good])
     names = directory / "dnsmasq.conf"
     names.write_text(
         DNSMASQ
@@ -212,7 +221,17 @@ def world(directory: Path, good: int, hanging: int = 0) -> Iterator[World]:
         )
     )
     policies = directory / "nginx.conf"
-    policies.write_text(NGINX.format(directory=directory, address=POLICY_HOST))
+    policies.write_text(
+        NGINX.format(
+            directory=directory,
+            policy_hosts="".join(
+                POLICY_HOSTS.format(
+                    address=POLICY_HOST, names=" ".join(names), certificate=certificate
+                )
+                for certificate, names in policy_hosts.items()
+            ),
+        )
+    )
     with (
         serving(directory, "127.0.0.1:53", "dnsmasq", f"--conf-file={names}"),
         serving(directory, "127.0.0.1:443", "nginx", "-c", str(policies), "-p", str(directory)),
@@ -239,11 +258,19 @@ def serving(directory: Path, address: str, *command: str) -> Iterator[None]:
         yield
 
 
-def certify(directory: Path, names: Sequence[str]) -> None:
-    """Make a CA, ca.pem, and one certificate for all `names`, policy-hosts.pem and .key."""
+def certify(directory: Path, names: Sequence[str]) -> dict[Path, Sequence[str]]:
+    """Make a CA, ca.pem, and certificates for all `names`.
+
+    Returns what the files of each are called, but for the endings .pem and .key, and its names.
+    """
     ca = trustme.CA()
     ca.cert_pem.write_to_path(directory / "ca.pem")
-    leaf = ca.issue_cert(*names)
-    for certificate in leaf.cert_chain_pems:
-        certificate.write_to_path(directory / "policy-hosts.pem", append=True)
-    leaf.private_key_pem.write_to_path(directory / "policy-hosts.key")
+    issued = {}
+    for first in range(0, len(names), NAMES_PER_CERTIFICATE):
+        file = directory / f"policy-hosts-{first}"
+        issued[file] = names[first : first + NAMES_PER_CERTIFICATE]
+        leaf = ca.issue_cert(*issued[file])
+        for certificate in leaf.cert_chain_pems:
+            certificate.write_to_path(f"{file}.pem", append=True)
+        leaf.private_key_pem.write_to_path(f"{file}.key")
+    return issued

@@ -1,0 +1,74 @@
+"""Entries as the daemon stores them, made in numbers, and their way into a store."""
+
+import contextlib
+import hashlib
+import itertools
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# The checkout of this benchmark is what is measured, whether or not it is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from stsresolver.cache import Entry
+from stsresolver.sts import parse_policy
+
+DAY = 86400
+MAX_AGE = 7 * DAY
+POLICY = "version: STSv1\nmode: enforce\nmx: {mx}.{domain}\nmx: {mx}2.{domain}\nmax_age: {age}\n"
+
+# What `SqliteStore` writes in one row, which is slow for a million of them.
+_ROW = """
+INSERT INTO policy
+    (domain, id, policy, fetched, checked, asked, due, failed, failure, expiry)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_IN_ONE_TRANSACTION = 100_000
+
+
+def domain(number: int) -> str:
+    """A name that stands anywhere in the alphabet, as those that are met one after another do."""
+    return f"d{hashlib.blake2s(b'%d' % number, digest_size=6).hexdigest()}.example"
+
+
+def entry(
+    name: str,
+    fetched: float,
+    due: float,
+    policy_id: str = "20240101000000",
+    mx: str = "mail",
+    max_age: int = MAX_AGE,
+) -> Entry:
+    """An entry made from texts, as the daemon makes it."""
+    text = POLICY.format(mx=mx, domain=name, age=max_age)
+    policy = parse_policy(text.encode())
+    asked = fetched // DAY * DAY
+    # A string of its own for each entry, as out of DNS.
+    return Entry(name, policy_id.encode().decode(), policy, fetched, fetched + 1, asked, due)
+
+
+def spread(first: int, end: int, now: float) -> Iterator[Entry]:
+    """Entries with numbers from `first` to before `end`, for stores of any size.
+
+    They were fetched over the day before `now`, are due over the day after it, and all in force.
+    """
+    for number in range(first, end):
+        share = (number * 7919 % 1_000_003) / 1_000_003
+        yield entry(domain(number), now - DAY + share * (DAY - 10), now + 1 + share * DAY)
+
+
+def into_file(filename: Path, entries: Iterable[Entry]) -> None:
+    """Write new entries to an sqlite file that a store has made, many in one transaction."""
+    rows = (
+        (e.domain, e.id, e.policy.body, e.fetched, e.checked, e.asked, e.due, e.failed, e.failure,
+         e.end)
+        for e in entries
+    )  # fmt: skip
+    with contextlib.closing(sqlite3.connect(filename, timeout=30)) as connection:
+        connection.execute("PRAGMA synchronous=NORMAL")
+        # KiB: pages are written once and not each time they are full.
+        connection.execute("PRAGMA cache_size=-262144")
+        while part := list(itertools.islice(rows, _IN_ONE_TRANSACTION)):
+            with connection:
+                connection.executemany(_ROW, part)
