@@ -168,7 +168,11 @@ def test_bad_certificate_has_the_id_of_the_record(authority, resolver):
 
 @pytest.mark.parametrize(
     ("behaviour", "cause"),
-    [(nxdomain(), Cause.NO_ADDRESS), (nodata(), Cause.NO_ADDRESS), (code("SERVFAIL"), Cause.ADDRESS)],
+    [
+        (nxdomain(), Cause.NO_ADDRESS),
+        (nodata(), Cause.NO_ADDRESS),
+        (code("SERVFAIL"), Cause.ADDRESS),
+    ],
 )
 def test_policy_host_without_address_has_the_id_of_the_record(
     resolver, host, dns, behaviour, cause

@@ -9,6 +9,7 @@ then tried again. Reading and writing fail apart: a full disk can still be read.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, MutableMapping
@@ -55,6 +56,9 @@ class LayeredStore:
         self._reading = _Way()
         self._writing = _Way()
         self._closed = False
+        # When it failed last, and whether the log has a warning that is not taken back yet.
+        self._failed = -math.inf
+        self._told = False
         # Domains whose entry in memory is newer than the store's.
         self._unwritten: MutableMapping[str, None] = cachetools.LRUCache(_MAX_UNWRITTEN)
 
@@ -86,7 +90,13 @@ class LayeredStore:
     def touch(self, entry: Entry) -> None:
         """Update an entry in both."""
         self._memory.touch(entry)
-        self._change(lambda: self._store.touch(entry), None)
+
+        def write() -> bool:
+            self._store.touch(entry)
+            return True
+
+        if not self._change(write, otherwise=False):
+            self._not_written(entry.domain)
 
     def remove(self, entry: Entry) -> None:
         """Forget `entry` in both."""
@@ -149,13 +159,16 @@ class LayeredStore:
         if done:
             self._written(entry.domain)
         else:
-            with self._lock:
-                self._unwritten[entry.domain] = None
+            self._not_written(entry.domain)
         return done
 
     def _is_unwritten(self, domain: str) -> bool:
         with self._lock:
             return domain in self._unwritten
+
+    def _not_written(self, domain: str) -> None:
+        with self._lock:
+            self._unwritten[domain] = None
 
     def _written(self, domain: str) -> None:
         with self._lock:
@@ -169,7 +182,7 @@ class LayeredStore:
         """Return what the store says, or `otherwise` while this way to it fails."""
         now = self._clock.monotonic()
         with self._lock:
-            if way.fails:
+            if way.fails or self._reading.fails:
                 if now < way.again:
                     return otherwise
                 # One call tries; the others do not wait for it.
@@ -177,19 +190,32 @@ class LayeredStore:
         try:
             result = call()
         except StoreError as error:
+            now = self._clock.monotonic()
             with self._lock:
-                first = not self._reading.fails and not self._writing.fails
+                # A nearly full disk takes some writes and refuses others: that is told once.
+                tell = now > self._failed + 2 * PAUSE and not self._told
+                self._failed = now
+                self._told = self._told or tell
                 way.fails = True
-                way.again = self._clock.monotonic() + PAUSE
-            if first and not self._closed:
+                way.again = now + PAUSE
+                if way is self._reading:
+                    # What cannot be read is away, and cannot be written either.
+                    self._writing.again = way.again
+            if tell and not self._closed:
                 log.warning("%s; going on from memory and with live lookups", error)
             return otherwise
-        if way.fails:
-            with self._lock:
-                recovered = shows and way.fails
-                way.fails = way.fails and not shows
-                way.again = now
-                recovered = recovered and not self._reading.fails and not self._writing.fails
-            if recovered:
-                log.info("the policy cache can be used again")
+        if self._reading.fails or self._writing.fails:
+            self._worked(way, shows, now)
         return result
+
+    def _worked(self, way: _Way, shows: bool, now: float) -> None:
+        """Note that a call went well; say so if that ends the last failure."""
+        with self._lock:
+            way.again = now
+            if shows:
+                self._reading.fails = way.fails = False
+                self._reading.again = now
+            recovered = self._told and not self._reading.fails and not self._writing.fails
+            self._told = self._told and not recovered
+        if recovered:
+            log.info("the policy cache can be used again")
