@@ -73,12 +73,17 @@ def record_id(record: bytes) -> str | None:
             raise RecordError(f"not a field: {_excerpt(text)}")
         # A field that stands again is ignored (§3.1), so the first id counts.
         if field[1] == b"id" and policy_id is None:
-            if not _ID.fullmatch(field[2]):
-                raise RecordError(f"id is not 1 to 32 letters and digits: {_excerpt(field[2])}")
-            policy_id = field[2].decode("ascii")
+            policy_id = checked_id(field[2])
     if policy_id is None:
         raise RecordError("no id")
     return policy_id
+
+
+def checked_id(text: bytes) -> str:
+    """Return a policy id. Raise `RecordError` if it is none, from DNS or from a store."""
+    if not _ID.fullmatch(text):
+        raise RecordError(f"id is not 1 to 32 letters and digits: {_excerpt(text)}")
+    return text.decode("ascii")
 
 
 def domain_id(records: Iterable[bytes]) -> str | None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 from ..domains import is_host_name
-from ..sts import MAX_STORED_SIZE, parse_policy, record_id
+from ..sts import MAX_STORED_SIZE, checked_id, parse_policy
 from . import Entry
 
 _TIMES = ("fetched", "checked", "asked", "due", "failed")
@@ -37,9 +37,7 @@ def from_json(text: bytes | str, domain: str) -> Entry:
         raise ValueError("no JSON object")
     if fields.get("domain") != domain or not is_host_name(domain):
         raise ValueError("not of this domain")
-    policy_id = _string(fields, "id")
-    if record_id(f"v=STSv1; id={policy_id};".encode()) != policy_id:
-        raise ValueError("id: no policy id")
+    policy_id = checked_id(_string(fields, "id").encode())
     policy = parse_policy(_string(fields, "policy").encode(), MAX_STORED_SIZE)
     times = {name: _time(fields, name) for name in _TIMES}
     return Entry(domain, policy_id, policy, failure=_shown(_string(fields, "failure")), **times)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..domains import a_labels
-from ..sts import MAX_STORED_SIZE, Policy, parse_policy, record_id
+from ..sts import MAX_STORED_SIZE, Policy, checked_id, parse_policy
 from . import Entry
 
 log = logging.getLogger(__name__)
@@ -49,14 +49,6 @@ def entries(connection: sqlite3.Connection, now: float) -> Iterator[Entry]:
     log.info(text, taken, dropped)
 
 
-def policy_id(text: bytes) -> str:
-    """Return a policy id. Raise `ValueError` if it is none by the grammar of RFC 8461 §3.1."""
-    found = record_id(b"v=STSv1; id=" + text)
-    if found is None or found.encode() != text:
-        raise ValueError("no policy id")
-    return found
-
-
 def _entry(row: tuple[Any, ...], now: float) -> Entry:
     domain, ts, id_text, body = row
     for text in (domain, id_text, body):
@@ -67,7 +59,7 @@ def _entry(row: tuple[Any, ...], now: float) -> Entry:
     fetched = float(min(ts, now))
     entry = Entry(
         a_labels(domain.decode()),
-        policy_id(id_text),
+        checked_id(id_text),
         _policy(body),
         fetched,
         checked=0.0,

@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import Any
 
 from ..domains import is_host_name
-from ..sts import MAX_STORED_SIZE, parse_policy
+from ..sts import MAX_STORED_SIZE, checked_id, parse_policy
 from . import CLOCK_SKEW, Entry, StoreError, legacy
 from .database import Database
 
@@ -235,7 +235,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         raise ValueError("no domain name")
     entry = Entry(
         domain.decode(),
-        legacy.policy_id(policy_id),
+        checked_id(policy_id),
         parse_policy(policy, MAX_STORED_SIZE),
         fetched,
         checked,
