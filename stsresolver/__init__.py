@@ -9,10 +9,16 @@
 The daemon for Postfix and the query tool stand on the same `Resolver`.
 """
 
-from .resolver import Resolver
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
 from .sts import Mode, Policy
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .resolver import Resolver
 
 __all__ = [
     "Cause",
@@ -26,3 +32,12 @@ __all__ = [
     "Resolver",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Loaded when asked for: the daemon's own process needs neither dnspython nor requests.
+    if name == "Resolver":
+        from .resolver import Resolver  # noqa: PLC0415
+
+        return Resolver
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,7 +29,7 @@ from .logs import LEVELS, Log
 from .policies import Policies
 from .privileges import PrivilegeError, become
 from .proactive import Proactive
-from .resolver import Resolver
+from .resolver_process import ResolverProcess
 from .server import SocketmapServer
 from .settings import Config, InternalCache
 from .version import __version__
@@ -133,9 +133,12 @@ def _ready(
     # Opened now, because the cache's file is to belong to the user we have become.
     cache = open_cache(config.cache, config.cache_grace)
     cleanup.callback(cache.close)
+    resolver = ResolverProcess(config.workers, {})
+    resolver.start()
+    cleanup.callback(resolver.close)
     policies = Policies(
         cache,
-        functools.cache(Resolver),
+        functools.cache(resolver.lookups),
         grace=config.cache_grace,
         behind=server.behind,
         changed=server.forget,

@@ -27,13 +27,15 @@ from .cache import CLOCK_SKEW, Cache, Entry
 from .clock import Clock
 from .misses import FETCH_PAUSE, Key, Miss, Misses
 from .notices import Notices
-from .results import Failure, NoPolicy
+from .results import Cause, Failure, NoPolicy
 from .sts import Mode, Policy
 
 log = logging.getLogger(__name__)
 
 # "There is no policy" is remembered at most this long (seconds) on the word of the zone's SOA.
 MAX_NEGATIVE_TTL = 1800.0
+# Seconds after which a lookup that was lost with the resolver process is made again.
+PROCESS_PAUSE = 1.0
 # A domain is looked at again between this share of the interval and all of it, each at its own, so
 # that those found together do not stay together.
 _EARLIEST = 0.8
@@ -231,7 +233,7 @@ class Policies:
             return self._miss(key, failure)
         policy = resolver.fetch(domain)
         if isinstance(policy, Failure):
-            self._misses.pause(key, found, policy)
+            self._pause(key, found, policy)
             return self._miss(key, policy)
         return self._found(key, found, policy, _day(self._clock.time()))
 
@@ -266,6 +268,8 @@ class Policies:
         seconds = self._grace
         if isinstance(result, NoPolicy):
             seconds = max(seconds, min(MAX_NEGATIVE_TTL, result.ttl))
+        elif result.cause is Cause.PROCESS:
+            seconds = min(seconds, PROCESS_PAUSE)
         elif not result.cause.by_record:
             # A new id is to be seen soon, however long the grace.
             seconds = min(seconds, FETCH_PAUSE)
@@ -324,7 +328,7 @@ class Policies:
             return Refresh.LEFT
         policy = self._resolver(timeout).fetch(domain)
         if isinstance(policy, Failure):
-            self._misses.pause(key, policy_id, policy)
+            self._pause(key, policy_id, policy)
             self._failed(key, entry, policy)
             return Refresh.FAILED
         known, _ = self._entry(domain)
@@ -333,6 +337,11 @@ class Policies:
             return Refresh.LEFT
         self._found(key, policy_id, policy, entry.asked)
         return Refresh.FETCHED if policy == entry.policy else Refresh.CHANGED
+
+    def _pause(self, key: Key, policy_id: str, failure: Failure) -> None:
+        """Let the policy of this id rest (§3.3), if it is the domain's fault that it failed."""
+        if failure.cause is not Cause.PROCESS:
+            self._misses.pause(key, policy_id, failure)
 
     def _begin_renewal(self, domain: str) -> bool:
         """Say whether nobody renews the policy of `domain` already; from now on somebody does."""

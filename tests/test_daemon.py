@@ -45,9 +45,18 @@ from stsresolver import daemon
 from stsresolver.results import Cause, Failure, NoPolicy
 from stsresolver.sts import parse_policy
 
-class Resolver:
-    def __init__(self, timeout):
+class ResolverProcess:
+    def __init__(self, workers, resolver):
         pass
+
+    def start(self):
+        pass
+
+    def close(self):
+        pass
+
+    def lookups(self, timeout):
+        return self
 
     def policy_id(self, domain):
         if domain == "hang.example":
@@ -66,7 +75,7 @@ class Resolver:
             b"version: STSv1\\nmode: enforce\\nmx: mail.example\\nmax_age: 86400\\n"
         )
 
-daemon.Resolver = Resolver
+daemon.ResolverProcess = ResolverProcess
 sys.exit(daemon.main(sys.argv[2:]))
 """
 

@@ -1,0 +1,89 @@
+"""What the daemon and its resolver process say to each other, one message a packet.
+
+JSON in UTF-8, `[number, what, ...]`, because the process reads what strangers wrote and may fall to
+one of them: what comes from it passes the grammar that the network's own texts pass, and nothing in
+it is code. The first message to the process holds its settings; `HELLO` is its first word, with the
+version it is of. Number 0 is nobody's lookup.
+
+Reading raises `ValueError`, which says what is wrong, for whatever the other side does not write.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .results import Cause, Failure, NoPolicy
+from .sts import MAX_STORED_SIZE, Policy, checked_id, parse_policy
+
+# What may be asked, and what is said.
+POLICY_ID = "policy id"
+FETCH = "fetch"
+HELLO = "hello"
+LOG = "log"
+_ID = "id"
+_POLICY = "policy"
+_NO_POLICY = "no policy"
+_FAILURE = "failure"
+
+# A packet holds a stored policy whose quotes and backslashes are escaped.
+MAX_MESSAGE = 2 * MAX_STORED_SIZE + 4096
+# Characters of a line for the log.
+MAX_LINE = 4000
+_MAX_DETAIL = 1000
+_MAX_TTL = 2**31
+
+Result = str | Policy | NoPolicy | Failure
+
+
+def write(number: int, what: str, *values: object) -> bytes:
+    """Return a message."""
+    text = json.dumps([number, what, *values], ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")
+
+
+def read(message: bytes) -> tuple[int, str, list[Any]]:
+    """Return number, word and values of a message."""
+    try:
+        number, what, *values = json.loads(message)
+    except (RecursionError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    if type(number) is not int or not isinstance(what, str):
+        raise ValueError("no number or no word")
+    return number, what, values
+
+
+def write_result(number: int, result: Result) -> bytes:
+    """Return the message that holds what a lookup ended in."""
+    match result:
+        case str():
+            return write(number, _ID, result)
+        case Policy():
+            return write(number, _POLICY, result.body)
+        case NoPolicy():
+            return write(
+                number, _NO_POLICY, result.cause.name, result.detail[:_MAX_DETAIL], result.ttl
+            )
+        case Failure():
+            return write(number, _FAILURE, result.cause.name, result.detail[:_MAX_DETAIL])
+
+
+def read_result(what: str, values: list[Any]) -> Result:
+    """Return what a lookup ended in, from word and values of its message."""
+    match what, values:
+        case "id", [str(text)]:
+            return checked_id(text.encode())
+        case "policy", [str(body)]:
+            return parse_policy(body.encode(), MAX_STORED_SIZE)
+        case "no policy", [str(cause), str(detail), int(ttl)]:
+            return NoPolicy(_cause(cause), detail[:_MAX_DETAIL], max(0, min(ttl, _MAX_TTL)))
+        case "failure", [str(cause), str(detail)]:
+            return Failure(_cause(cause), detail[:_MAX_DETAIL])
+    raise ValueError(f"not a result: {what[:40]!a}")
+
+
+def _cause(name: str) -> Cause:
+    try:
+        return Cause[name]
+    except KeyError:
+        raise ValueError(f"not a cause: {name[:40]!a}") from None

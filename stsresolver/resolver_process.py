@@ -1,0 +1,298 @@
+"""The resolver process as the daemon sees it: ask, and wait for the answer.
+
+Lookups compute, and threads that compute take the GIL from the serving thread; so they are done in
+a child process (`resolving`). It also keeps what strangers send away from the caches, the sockets
+and the daemon's memory. It is a fresh interpreter and no fork: it inherits no memory, and may be
+started anew at any time. When it dies, what it was asked is asked once more of the next one.
+
+What a lookup ends in comes back as a result, as from `Resolver`: nothing is raised.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .lookup_messages import (
+    FETCH,
+    HELLO,
+    MAX_LINE,
+    MAX_MESSAGE,
+    POLICY_ID,
+    Result,
+    read,
+    read_result,
+    write,
+)
+from .results import Cause, Failure, NoPolicy
+from .sts import Policy
+from .version import __version__
+
+log = logging.getLogger(__name__)
+
+# Seconds past a lookup's own time limit after which the process counts as stuck.
+_SLACK = 3.0
+# Seconds that it may take to start.
+_START = 30.0
+# Seconds until the next one is started, doubled each time while they do not live for a minute.
+_PAUSE = 0.25
+_MAX_PAUSE = 30.0
+_LONG = 60.0
+# Seconds that it may take to end, before it is killed.
+_END = 1.0
+# Seconds that a lookup waits for a process when there is none.
+_WAIT = 1.0
+# What a service manager tells the daemon is not for its child.
+_NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS")
+
+
+class Lookups:
+    """Has the process look up policies, within `timeout` seconds for DNS and for HTTPS each.
+
+    May be used by any number of threads at once.
+    """
+
+    def __init__(self, process: ResolverProcess, timeout: float) -> None:
+        self._process = process
+        self._timeout = timeout
+
+    def policy_id(self, domain: str) -> str | NoPolicy | Failure:
+        """Return the id that the TXT record of `domain` (A-labels) carries."""
+        result = self._process.ask(POLICY_ID, domain, self._timeout)
+        return _unasked(result) if isinstance(result, Policy) else result
+
+    def fetch(self, domain: str) -> Policy | Failure:
+        """Fetch the policy of `domain` (A-labels) from its policy host."""
+        result = self._process.ask(FETCH, domain, self._timeout)
+        return result if isinstance(result, Policy | Failure) else _unasked(result)
+
+
+@dataclass(slots=True)
+class _Child:
+    """One process, from its start to its end. `heard`: when it last said something, monotonic."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+    heard: float
+    ready: bool = False
+
+
+class ResolverProcess:
+    """Starts the process, and starts it anew when it ends.
+
+    `workers`: lookups at once. `resolver`: what `Resolver` is made with beside the timeout, as
+    JSON has it. `start` returns at once; `close` ends the process.
+    """
+
+    def __init__(self, workers: int, resolver: Mapping[str, object]) -> None:
+        self._settings = {"workers": workers, "resolver": dict(resolver)}
+        # Guards what follows, and each send: no other thread closes the socket meanwhile.
+        self._lock = threading.Condition()
+        self._last = 0
+        self._asked: dict[int, queue.SimpleQueue[bytes | None]] = {}
+        self._child: _Child | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="resolver", daemon=True)
+
+    def lookups(self, timeout: float) -> Lookups:
+        """Return lookups with a time limit in seconds."""
+        return Lookups(self, timeout)
+
+    def start(self) -> None:
+        """Start the process."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the process. What is under way ends as a failure."""
+        self._closed.set()
+        with self._lock:
+            if self._child is not None:
+                self._child.socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None while there is no process."""
+        child = self._child
+        return child.process.pid if child is not None else None
+
+    def ask(self, what: str, domain: str, timeout: float) -> Result:
+        """Return what a lookup ended in."""
+        for _ in range(2):
+            reply = self._exchange(what, domain, timeout)
+            if isinstance(reply, Failure):
+                return reply
+            if reply is not None:
+                return self._result(reply)
+        return Failure(Cause.PROCESS)
+
+    def _exchange(self, what: str, domain: str, timeout: float) -> bytes | Failure | None:
+        """Return the message that came back, None if the process ended before."""
+        reply = queue.SimpleQueue[bytes | None]()
+        with self._lock:
+            if not self._lock.wait_for(lambda: self._child is not None, _WAIT):
+                return Failure(Cause.PROCESS, "it could not be started, or ends again and again")
+            child = self._child
+            assert child is not None
+            self._last += 1
+            number = self._last
+            self._asked[number] = reply
+            try:
+                child.socket.send(write(number, what, domain, timeout))
+            except BlockingIOError:
+                self._kill(child)
+            except OSError as error:
+                log.debug("asking the resolver process: %s", error)
+        limit = timeout + _SLACK + (0.0 if child.ready else _START)
+        try:
+            return reply.get(timeout=limit)
+        except queue.Empty:
+            if time.monotonic() > child.heard + limit:
+                self._kill(child)
+            return Failure(Cause.PROCESS, "it does not answer")
+        finally:
+            del self._asked[number]
+
+    def _kill(self, child: _Child) -> None:
+        """End a process that has said nothing for as long as a lookup may take."""
+        log.error("the resolver process hangs: it is killed")
+        child.process.kill()
+
+    def _result(self, message: bytes) -> Result:
+        try:
+            _, what, values = read(message)
+            return read_result(what, values)
+        except ValueError as error:
+            log.error("the resolver process says what cannot be: %s", error)
+            return Failure(Cause.PROCESS, str(error))
+
+    # ON ITS OWN THREAD
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._closed.wait(pause):
+            started = time.monotonic()
+            try:
+                self._live()
+            except OSError as error:
+                log.error("the resolver process cannot be started: %s", error)
+            except Exception:
+                log.exception("the resolver process met a bug of this program")
+            lived = time.monotonic() - started
+            pause = 0.0 if lived > _LONG else min(max(_PAUSE, 2 * pause), _MAX_PAUSE)
+
+    def _live(self) -> None:
+        """Start a process and listen to it until it ends."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            for one in (ours, theirs):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_MESSAGE)
+            # One system call a message, where Python's own timeout would poll before.
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 1, 0))
+            try:
+                process = _spawn(theirs)
+            except OSError:
+                ours.close()
+                raise
+        level = logging.getLogger(__package__).getEffectiveLevel()
+        now = time.monotonic()
+        child = _Child(process, ours, now)
+        try:
+            ours.send(write(0, HELLO, {**self._settings, "level": level}))
+            with self._lock:
+                self._child = child
+                self._lock.notify_all()
+            self._listen(child)
+        finally:
+            self._end(child)
+
+    def _listen(self, child: _Child) -> None:
+        """Hand each message to the thread that waits for it, until the process ends."""
+        while not self._closed.is_set():
+            try:
+                message = child.socket.recv(MAX_MESSAGE)
+            except ConnectionError:
+                return
+            if not message:
+                return
+            child.heard = time.monotonic()
+            # The number alone is read here; the rest, by the thread that waits for it.
+            number = message[1 : message.find(b",", 1, 24)]
+            if number == b"0":
+                self._told(child, message)
+                continue
+            waiting = self._asked.get(int(number)) if number.isdigit() else None
+            if waiting is not None:
+                waiting.put(message)
+
+    def _told(self, child: _Child, message: bytes) -> None:
+        """Read what is no result: the first word, and lines for the log."""
+        try:
+            _, what, values = read(message)
+        except ValueError as error:
+            log.error("the resolver process says what cannot be: %s", error)
+            return
+        match what, values:
+            case "hello", [version]:
+                child.ready = True
+                if version != __version__:
+                    log.error(
+                        "stsresolver was %s when this daemon started and is %.40s now:"
+                        " restart the daemon",
+                        __version__,
+                        version,
+                    )
+            case "log", [int(level), str(), str(text)]:
+                log.log(level, "%s", text[:MAX_LINE])
+
+    def _end(self, child: _Child) -> None:
+        """Reap a process, and wake who waits for an answer of it."""
+        with self._lock:
+            self._child = None
+            child.socket.close()
+            for waiting in self._asked.values():
+                waiting.put(None)
+        try:
+            status = child.process.wait(_END)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            status = child.process.wait()
+        if not self._closed.is_set():
+            log.error("the resolver process ended (%s): another one is started", _how(status))
+
+
+def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a process with a socket as its standard input."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment = {name: os.environ[name] for name in os.environ if name not in _NOT_INHERITED}
+    path = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
+    # Each arena of glibc's allocator keeps what its threads no longer use.
+    environment.setdefault("MALLOC_ARENA_MAX", "2")
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", f"{__package__}.resolving"],
+        stdin=theirs.fileno(),
+        stdout=subprocess.DEVNULL,
+        cwd="/",
+        env=environment,
+        # The terminal's Ctrl-C is for the daemon.
+        process_group=0,
+    )
+
+
+def _how(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def _unasked(result: object) -> Failure:
+    log.error("the resolver process answers another question: %.40r", result)
+    return Failure(Cause.PROCESS, "it answered another question")

@@ -1,0 +1,122 @@
+"""The resolver process: looks up policies for the daemon, away from its caches and sockets.
+
+It is the daemon's child (`resolver_process`), and talks with it in `lookup_messages` over the
+socket that is its standard input. One thread reads what is asked; threads of a pool look it up with
+the synchronous `Resolver` and say what came of it. Everything that strangers send is read here, by
+a process that holds nothing worth taking and has given up what it does not need (`confinement`).
+
+It ends when the daemon closes the socket, and leaves signals to the daemon.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from .confinement import confine
+from .lookup_messages import (
+    FETCH,
+    HELLO,
+    LOG,
+    MAX_LINE,
+    MAX_MESSAGE,
+    POLICY_ID,
+    Result,
+    read,
+    write,
+    write_result,
+)
+from .resolver import Resolver
+from .results import Cause, Failure
+from .version import __version__
+
+log = logging.getLogger(__name__)
+
+# Bytes of data: the interpreter and its modules, and what each lookup may take of it.
+_BASE_MEMORY = 256 << 20
+_LOOKUP_MEMORY = 2 << 20
+# Bytes of a thread's stack; the system's usual 8 MB would be more than the limit above.
+_STACK = 512 << 10
+
+
+class ToDaemon(logging.Handler):
+    """Sends log records to the daemon, which writes the log."""
+
+    def __init__(self, daemon: socket.socket) -> None:
+        super().__init__()
+        self._daemon = daemon
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send the record as text."""
+        try:
+            text = self.format(record)[:MAX_LINE]
+            self._daemon.send(write(0, LOG, record.levelno, record.name, text))
+        except OSError:
+            self.handleError(record)
+
+
+def main() -> int:
+    """Serve the daemon at standard input until it closes. Return the exit status."""
+    # A service manager signals every process; the daemon still needs its answers then.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=os.dup(sys.stdin.fileno())) as daemon:
+        _, _, (settings,) = read(daemon.recv(MAX_MESSAGE))
+        workers = settings["workers"]
+        threading.stack_size(_STACK)
+        confined = confine(_BASE_MEMORY + workers * _LOOKUP_MEMORY)
+        logger = logging.getLogger(__package__)
+        logger.setLevel(settings["level"])
+        logger.addHandler(ToDaemon(daemon))
+        daemon.send(write(0, HELLO, __version__))
+        log.debug("the resolver process is confined: %s", confined)
+        resolver = functools.partial(Resolver, **settings["resolver"])
+        _serve(daemon, workers, functools.cache(resolver))
+    # Lookups that nobody waits for any more are not waited for.
+    os._exit(0)
+
+
+def _serve(daemon: socket.socket, workers: int, resolver: Any) -> None:
+    """Have what the daemon asks looked up, until it closes the socket."""
+    pool = ThreadPoolExecutor(workers)
+    while message := daemon.recv(MAX_MESSAGE):
+        number, what, values = read(message)
+        pool.submit(_answer, daemon, resolver, number, what, values)
+
+
+def _answer(
+    daemon: socket.socket, resolver: Any, number: int, what: str, values: list[Any]
+) -> None:
+    """Look up one thing, and send what came of it."""
+    domain, timeout = values
+    try:
+        result = _look_up(resolver(timeout), what, domain)
+    except Exception as error:
+        log.exception("%s: the lookup ended in a bug of this program", domain)
+        result = Failure(Cause.PROCESS, f"{type(error).__name__}: {error}")
+    try:
+        daemon.send(write_result(number, result))
+    except OSError as error:
+        if error.errno == errno.EMSGSIZE:
+            failure = Failure(Cause.SIZE, "the socket buffers of this host are too small for it")
+            daemon.send(write_result(number, failure))
+
+
+def _look_up(resolver: Resolver, what: str, domain: str) -> Result:
+    if what == POLICY_ID:
+        return resolver.policy_id(domain)
+    if what == FETCH:
+        return resolver.fetch(domain)
+    raise ValueError(f"not a lookup: {what!a}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
