@@ -45,6 +45,7 @@ class PolicyError(ValueError):
 # sts-text-record = sts-version 1*(sts-field-delim sts-field) [sts-field-delim]
 # sts-version     = %s"v=STSv1"
 # sts-field-delim = *WSP ";" *WSP
+_SEVERAL_PREFIX = b"v=STSv1;"
 _STS_RECORD = re.compile(rb"v=STSv1[ \t]*;")
 # sts-field       = sts-id / sts-extension
 # sts-extension   = sts-ext-name "=" sts-ext-value
@@ -89,10 +90,14 @@ def checked_id(text: bytes) -> str:
 def domain_id(records: Iterable[bytes]) -> str | None:
     """Return the policy id among a domain's TXT records, None if none is an STS record.
 
-    Records that are not STS records do not count. Raise `SeveralRecords` if more than one is,
-    `RecordError` if the one is malformed (§3.1: both mean that the domain has no policy).
+    Of several records those that do not begin with `v=STSv1;` do not count (§3.1); white space
+    before the semicolon, which the grammar allows, passes in a record that is the only one. Raise
+    `SeveralRecords` if more than one is left, `RecordError` if the one is malformed: both mean that
+    the domain has no policy.
     """
-    ours = [record for record in records if _STS_RECORD.match(record)]
+    ours = list(records)
+    if len(ours) > 1:
+        ours = [record for record in ours if record.startswith(_SEVERAL_PREFIX)]
     if len(ours) > 1:
         raise SeveralRecords(f"{len(ours)} records")
     return record_id(ours[0]) if ours else None
@@ -148,7 +153,8 @@ _MAX_AGE = re.compile(r"[0-9]{1,10}")
 def parse_policy(body: bytes, limit: int = MAX_POLICY_SIZE) -> Policy:
     """Read a policy file. Raise `PolicyError` if anything in it breaks the grammar (§3.2).
 
-    `limit`: bytes; a stored policy may have become longer than it came (`MAX_STORED_SIZE`).
+    `limit`: bytes; a stored policy may have become longer than it came (`MAX_STORED_SIZE`), by a
+    space in each field and no more.
 
     Blank lines are ignored: the ABNF forbids them, real policies have them, and refusing one
     would leave the domain unprotected. An mx that is no DNS name of two labels or more refuses
@@ -179,12 +185,16 @@ def parse_policy(body: bytes, limit: int = MAX_POLICY_SIZE) -> Policy:
             mx.append(_mx_pattern(number, value))
         text.append(f"{name}: {value}")
 
+    stored = "\n".join(text)
+    # Without those spaces, or a store could hold more than an answer to Postfix may.
+    if len(stored.encode()) - len(text) > MAX_POLICY_SIZE:
+        raise PolicyError(0, f"larger than {MAX_POLICY_SIZE} bytes")
     _version(*_required(first, "version"))
     mode = _mode(*_required(first, "mode"))
     max_age = _max_age(*_required(first, "max_age"))
     if not mx and mode is not Mode.NONE:
         raise PolicyError(0, "no mx")
-    return Policy(mode, tuple(dict.fromkeys(mx)), max_age, "\n".join(text))
+    return Policy(mode, tuple(dict.fromkeys(mx)), max_age, stored)
 
 
 def _required(fields: dict[str, tuple[int, str]], name: str) -> tuple[int, str]:

@@ -43,7 +43,9 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("policy", "zone", "reply", "why"), ANSWERS)
+@pytest.mark.parametrize(
+    ("policy", "zone", "reply", "why"), ANSWERS, ids=[case[3] for case in ANSWERS]
+)
 def test_answer(policy, zone, reply, why):
     assert answer(policy, "example.com", zone) == reply, why
 
@@ -90,7 +92,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize(("line", "why"), HOSTILE)
+@pytest.mark.parametrize(("line", "why"), HOSTILE, ids=[case[1] for case in HOSTILE])
 def test_no_policy_text_adds_or_hides_an_attribute(line, why):
     policy = parse_policy((HEAD + f"mx: mail.example.com\n{line}\n").encode())
     assert answer(policy, "example.com", Zone()) == (
@@ -121,7 +123,7 @@ LENGTHS = [
 ]
 
 
-@pytest.mark.parametrize(("lines", "strings", "why"), LENGTHS)
+@pytest.mark.parametrize(("lines", "strings", "why"), LENGTHS, ids=[case[2] for case in LENGTHS])
 def test_what_does_not_fit_is_dropped_in_turn(lines, strings, why):
     policy = parse_policy((HEAD + "mx: mail.example.com\n" + lines).encode())
     reply = answer(policy, "example.com", Zone(tlsrpt=True))
@@ -209,7 +211,9 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "want", "asked", "why"), REQUESTS)
+@pytest.mark.parametrize(
+    ("request_", "want", "asked", "why"), REQUESTS, ids=[case[3] for case in REQUESTS]
+)
 def test_request(answers, known, request_, want, asked, why):
     assert reply(answers, request_) == want, why
     assert known.asked == ([asked] if asked else []), why
@@ -225,7 +229,7 @@ AT_ONCE = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "at_once", "why"), AT_ONCE)
+@pytest.mark.parametrize(("request_", "at_once", "why"), AT_ONCE, ids=[case[2] for case in AT_ONCE])
 def test_at_once(answers, request_, at_once, why):
     found = answers.at_once(request_)
     assert (found is not None) is at_once, why

@@ -88,7 +88,9 @@ NEXT_HOPS = [
 ]
 
 
-@pytest.mark.parametrize(("next_hop", "domain", "why"), NEXT_HOPS)
+@pytest.mark.parametrize(
+    ("next_hop", "domain", "why"), NEXT_HOPS, ids=[case[2] for case in NEXT_HOPS]
+)
 def test_next_hop(next_hop, domain, why):
     key = next_hop if isinstance(next_hop, bytes) else next_hop.encode()
     assert policy_domain(key) == domain, why
@@ -103,7 +105,7 @@ HOST_NAMES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "good", "why"), HOST_NAMES)
+@pytest.mark.parametrize(("name", "good", "why"), HOST_NAMES, ids=[case[2] for case in HOST_NAMES])
 def test_host_name(name, good, why):
     assert is_host_name(name) is good, why
 

@@ -32,27 +32,29 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("frame", "payload", "why"), GOOD)
+@pytest.mark.parametrize(("frame", "payload", "why"), GOOD, ids=[case[2] for case in GOOD])
 def test_good(frame, payload, why):
     assert cut(frame) == (payload, len(frame)), why
     assert cut(frame + b"3:abc,") == (payload, len(frame)), "what follows waits"
     assert cut(b"3:abc," + frame, 6) == (payload, 6 + len(frame)), "what came before is past"
 
 
-@pytest.mark.parametrize(("frame", "payload", "why"), GOOD[:-1])
+@pytest.mark.parametrize(
+    ("frame", "payload", "why"), GOOD[:-1], ids=[case[2] for case in GOOD[:-1]]
+)
 def test_good_byte_by_byte(frame, payload, why):
     for end in range(len(frame)):
         assert cut(frame[:end]) is None, f"{why}: {end} bytes are not all of it"
 
 
-@pytest.mark.parametrize(("frame", "why"), BAD)
+@pytest.mark.parametrize(("frame", "why"), BAD, ids=[case[1] for case in BAD])
 def test_bad(frame, why):
     with pytest.raises(NetstringError):
         cut(frame)
         pytest.fail(f"taken: {why}")
 
 
-@pytest.mark.parametrize(("frame", "why"), BAD)
+@pytest.mark.parametrize(("frame", "why"), BAD, ids=[case[1] for case in BAD])
 def test_bad_byte_by_byte(frame, why):
     """The first wrong byte is enough: nobody waits for the rest of what is already wrong."""
     refused = None

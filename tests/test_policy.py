@@ -186,6 +186,8 @@ MATCHES = [
 ]
 
 
-@pytest.mark.parametrize(("pattern", "host", "matches", "why"), MATCHES)
+@pytest.mark.parametrize(
+    ("pattern", "host", "matches", "why"), MATCHES, ids=[case[3] for case in MATCHES]
+)
 def test_matching(pattern, host, matches, why):
     assert Policy(Mode.ENFORCE, (pattern,), 1, "").matches(host) is matches, why

@@ -70,19 +70,19 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("record", "policy_id", "why"), GOOD)
+@pytest.mark.parametrize(("record", "policy_id", "why"), GOOD, ids=[case[2] for case in GOOD])
 def test_good(record, policy_id, why):
     assert record_id(record.encode()) == policy_id, why
     assert domain_id([record.encode()]) == policy_id, why
 
 
-@pytest.mark.parametrize(("record", "why"), NOT_STS)
+@pytest.mark.parametrize(("record", "why"), NOT_STS, ids=[case[1] for case in NOT_STS])
 def test_not_an_sts_record(record, why):
     assert record_id(record.encode()) is None, why
     assert domain_id([record.encode()]) is None, why
 
 
-@pytest.mark.parametrize(("record", "why"), BAD)
+@pytest.mark.parametrize(("record", "why"), BAD, ids=[case[1] for case in BAD])
 def test_bad(record, why):
     for parse in (record_id, lambda text: domain_id([text])):
         with pytest.raises(RecordError):
@@ -98,11 +98,17 @@ SEVERAL = [
 ]
 
 
-@pytest.mark.parametrize(("records", "why"), SEVERAL)
+@pytest.mark.parametrize(("records", "why"), SEVERAL, ids=[case[1] for case in SEVERAL])
 def test_several(records, why):
     with pytest.raises(SeveralRecords):
         domain_id(map(str.encode, records))
         pytest.fail(f"taken: {why}")
+
+
+def test_of_several_records_only_the_plain_beginning_counts():
+    assert domain_id([b"v=STSv1; id=a", b"v=STSv1 ; id=b"]) == "a"
+    assert domain_id([b"v=spf1 -all", b"v=STSv1 ; id=b"]) is None
+    assert domain_id([b"v=STSv1 ; id=b"]) == "b", "alone it is what the grammar allows"
 
 
 def test_other_records_do_not_count():
