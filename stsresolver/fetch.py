@@ -6,6 +6,8 @@ with its cause; nothing is raised.
 
 requests' transport adapter does the HTTP. It is used without a Session, so that no cookie, no
 redirect, no .netrc and nothing of the environment (proxies, REQUESTS_CA_BUNDLE) comes in.
+
+Through a proxy only the way differs (`tunnel`): TLS and its verification stay with the policy host.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -22,12 +24,16 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
+from urllib3.util.ssltransport import SSLTransport
 
 from .deadline import Deadline
 from .discovery import Discovery, DiscoveryError
+from .proxy import goes_through, known_addresses
 from .results import Cause, Failure
+from .settings import Proxy
 from .sts import MAX_POLICY_SIZE, Policy, PolicyError, parse_policy
 from .trust import TrustStore
+from .tunnel import TunnelError, open_tunnel
 from .version import __version__
 
 _HEADERS = {
@@ -36,8 +42,13 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "Connection": "close",
 }
-# Bytes read for one policy, headers and chunk sizes included: chunks of one byte still fit.
-_MAX_READ = 16 * MAX_POLICY_SIZE
+# Bytes read for one policy, with TLS, headers and chunk sizes: chunks of one byte still fit.
+# A header costs several times its size.
+_MAX_READ = 8 * MAX_POLICY_SIZE
+# Bytes of a header line that are read at once, as http.client does.
+_MAX_LINE = 65536
+# Bytes of a body that are read at once: http.client keeps an object for each chunk until then.
+_PART = 8192
 # What requests, urllib3 and http.client raise for whatever a server does; http.client lets a
 # ValueError out for some chunk sizes.
 _ERRORS = (
@@ -49,6 +60,12 @@ _ERRORS = (
 )
 # Addresses tried of each family; a policy host with more is not better reached.
 _MAX_ADDRESSES = 4
+# What keeps a connection from a policy host, in the words for a proxy.
+_NO_PROXY_THERE = {
+    Cause.ADDRESS: "its address could not be looked up in DNS",
+    Cause.NO_ADDRESS: "DNS has no address for it",
+    Cause.CONNECT: "no connection",
+}
 
 
 class FetchError(OSError):
@@ -59,63 +76,124 @@ class FetchError(OSError):
         super().__init__(detail)
 
 
-class BoundedSocket(ssl.SSLSocket):
-    """A TLS socket whose every read and write ends by `deadline`, and with it the exchange.
+class BoundedSocket(socket.socket):
+    """A TCP socket whose every read and write ends by `deadline`, and with it the exchange.
 
-    requests' own timeout starts anew with every read.
+    TLS lies above it and is handed what was read. Reading by itself, OpenSSL would not come back
+    while there is more to read and nothing to return, such as session tickets without end;
+    a socket's own timeout does not end that, and requests' starts anew with every read.
     """
 
-    deadline: Deadline
-    unread = _MAX_READ
+    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
+        family, kind, protocol = connection.family, connection.type, connection.proto
+        super().__init__(family, kind, protocol, connection.detach())
+        self._deadline = deadline
+        self._unread = _MAX_READ
 
-    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        """Read as `ssl.SSLSocket` does. Raise `TimeoutError` or `FetchError` past a bound."""
-        self.settimeout(self.deadline.left())
-        count = super().recv_into(buffer, nbytes, flags)
-        self.unread -= count
-        if self.unread < 0:
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Read as a socket does. Raise `TimeoutError` or `FetchError` past a bound."""
+        self.settimeout(self._deadline.left())
+        data = super().recv(bufsize, flags)
+        self._unread -= len(data)
+        if self._unread < 0:
             raise FetchError(Cause.SIZE, f"more than {_MAX_READ} bytes with headers and framing")
-        return count
+        return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Write as `ssl.SSLSocket` does. Raise `TimeoutError` past the deadline."""
-        self.settimeout(self.deadline.left())
+        """Write as a socket does. Raise `TimeoutError` past the deadline."""
+        self.settimeout(self._deadline.left())
         super().sendall(data, flags)
+
+
+class FinalResponse(http.client.HTTPResponse):
+    """Passes over every interim answer (RFC 9110 §15.2); http.client knows 100 and no other."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 101 < status < 200:
+                return version, status, reason
+            while self.fp.readline(_MAX_LINE) not in (b"\r\n", b"\n", b""):
+                pass
 
 
 class PolicyHostConnection(HTTPSConnection):
     """Connects to addresses from `discovery`; URL, SNI and Host stay the policy host's name."""
 
+    response_class = FinalResponse
+
     def __init__(
-        self, *args: Any, discovery: Discovery, deadline: Deadline, tcp_port: int, **kwargs: Any
+        self,
+        *args: Any,
+        discovery: Discovery,
+        deadline: Deadline,
+        tcp_port: int,
+        way: Proxy | None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._discovery = discovery
         self._deadline = deadline
         self._tcp_port = tcp_port
+        # urllib3 has a `proxy` of its own.
+        self._way = way
 
     def connect(self) -> None:
         """Connect and verify the certificate. Raise `FetchError`, or `TimeoutError` when late."""
+        connection = BoundedSocket(self._new_conn(), self._deadline)
+        self.sock = connection
+        assert self.ssl_context is not None
         try:
-            super().connect()
+            # A body that ends with the connection must end with TLS's own end, or it was cut.
+            self.sock = SSLTransport(
+                connection, self.ssl_context, self.host, suppress_ragged_eofs=False
+            )
         except ssl.SSLCertVerificationError as error:
             raise FetchError(Cause.CERTIFICATE, error.verify_message) from error
-        except (FetchError, TimeoutError):
+        except TimeoutError:
             raise
         except OSError as error:
             raise FetchError(Cause.TLS, str(error)) from error
-        assert isinstance(self.sock, BoundedSocket)
-        self.sock.deadline = self._deadline
-        # A body that ends with the connection must end with TLS's own end, or it was cut.
-        self.sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+        self.is_verified = True
 
     def _new_conn(self) -> socket.socket:
-        """Connect to the first address that answers; all share the one deadline."""
+        """Return the TCP connection that TLS goes over."""
+        if self._way is None or not goes_through(self._way, self.host):
+            families = self._discovery.addresses(self.host, self._deadline)
+            return self._connected(self.host, self._tcp_port, families)
+        return self._through(self._way)
+
+    def _through(self, proxy: Proxy) -> socket.socket:
+        """Connect to the policy host through `proxy`, which looks up its name."""
+        try:
+            families = known_addresses(proxy) or self._discovery.addresses(
+                proxy.host, self._deadline
+            )
+            connection = self._connected(proxy.host, proxy.port, families)
+            try:
+                open_tunnel(connection, proxy, self.host, self._tcp_port, self._deadline)
+            except BaseException:
+                connection.close()
+                raise
+        except FetchError as error:
+            why = f"{_NO_PROXY_THERE[error.cause]}: {error}"
+        except TimeoutError:
+            why = "no answer within the time limit"
+        except TunnelError as error:
+            why = str(error)
+        except OSError as error:
+            why = error.strerror or str(error)
+        else:
+            return connection
+        raise FetchError(Cause.PROXY, f"{proxy}: {why}")
+
+    def _connected(self, host: str, port: int, families: Iterable[list[str]]) -> socket.socket:
+        """Connect to the first address of `host` that answers; all share the one deadline."""
         refused = []
         try:
-            for address, share in self._attempts():
+            for address, share in self._attempts(families):
                 try:
-                    connection = socket.create_connection((address, self._tcp_port), share)
+                    connection = socket.create_connection((address, port), share)
                 except OSError as error:
                     refused.append(f"{address}: {error.strerror or error}")
                     continue
@@ -130,15 +208,14 @@ class PolicyHostConnection(HTTPSConnection):
             if not refused:
                 raise FetchError(Cause.ADDRESS, str(error)) from error
         if not refused:
-            raise FetchError(Cause.NO_ADDRESS, self.host)
+            raise FetchError(Cause.NO_ADDRESS, host)
         raise FetchError(Cause.CONNECT, ", ".join(refused))
 
-    def _attempts(self) -> Iterator[tuple[str, float]]:
+    def _attempts(self, families: Iterable[list[str]]) -> Iterator[tuple[str, float]]:
         """Yield each address with its share of the time left, in seconds.
 
         A family of addresses that has not been asked for yet counts as one address more.
         """
-        families = self._discovery.addresses(self.host, self._deadline)
         for more, addresses in zip((1, 0), families, strict=False):
             tried = addresses[:_MAX_ADDRESSES]
             for number, address in enumerate(tried):
@@ -179,14 +256,18 @@ class PolicyHostAdapter(HTTPAdapter):
 class Fetcher:
     """Fetches policies, each within `timeout` seconds in all.
 
-    May be used by any number of threads at once.
+    `proxy`: the way out to the policy hosts, None for the direct one. May be used by any number of
+    threads at once.
     """
 
-    def __init__(self, timeout: float, discovery: Discovery, tcp_port: int) -> None:
+    def __init__(
+        self, timeout: float, discovery: Discovery, tcp_port: int, proxy: Proxy | None = None
+    ) -> None:
         self._timeout = timeout
         self._discovery = discovery
         self._tcp_port = tcp_port
-        self._trust = TrustStore(BoundedSocket)
+        self._proxy = proxy
+        self._trust = TrustStore()
 
     def fetch(self, domain: str) -> Policy | Failure:
         """Fetch and read the policy of `domain` (A-labels)."""
@@ -205,6 +286,7 @@ class Fetcher:
             discovery=self._discovery,
             deadline=deadline,
             tcp_port=self._tcp_port,
+            way=self._proxy,
         )
         url = f"https://mta-sts.{domain}/.well-known/mta-sts.txt"
         request = requests.Request("GET", url, headers=_HEADERS).prepare()
@@ -238,7 +320,8 @@ def _body(response: requests.Response) -> bytes:
 
     body = b""
     while len(body) <= MAX_POLICY_SIZE:
-        part = response.raw.read(MAX_POLICY_SIZE + 1 - len(body), decode_content=False)
+        size = min(_PART, MAX_POLICY_SIZE + 1 - len(body))
+        part = response.raw.read(size, decode_content=False)
         if not part:
             break
         body += part

@@ -1,20 +1,20 @@
 """The daemon's log: one line an event, written by a thread of its own.
 
 The threads that serve only put a record in a queue, so a slow disk or a full pipe makes nobody
-wait; what does not fit any more is counted and said later.
+wait; what does not fit any more, or cannot be written, is counted and said later.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 import logging
 import logging.handlers
-import os
 import queue
-import sys
 import threading
+import time
 
-log = logging.getLogger(__name__)
+from .logtargets import open_target
+from .settings import LogSettings
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -27,6 +27,8 @@ LEVELS = {
 _MAX_WAITING = 10_000
 # Seconds that the last lines have to be written when the daemon ends.
 _LAST_LINES = 2.0
+# What every record has; whatever else one has was given to the log call as `extra`.
+_ALWAYS = frozenset({"message", "asctime", "taskName", *vars(logging.makeLogRecord({}))})
 
 
 class OneLineFormatter(logging.Formatter):
@@ -41,6 +43,27 @@ class OneLineFormatter(logging.Formatter):
             char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
             for char in line
         )
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as a JSON object (RFC 8259) on one line, in ASCII.
+
+    `time` (ISO 8601, UTC, milliseconds), `level`, `logger` and `message`; then what the log call
+    gave as `extra`, such as `domain` and `cause`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        values: dict[str, object] = {
+            "time": f"{second}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": super().format(record),
+        }
+        given = vars(record)
+        values.update((name, given[name]) for name in given if name not in _ALWAYS)
+        return json.dumps(values, default=str)
 
 
 class DroppingQueueHandler(logging.handlers.QueueHandler):
@@ -58,71 +81,21 @@ class DroppingQueueHandler(logging.handlers.QueueHandler):
             self._dropped += 1
             return
         if self._dropped:
-            text = f"{self._dropped} lines were lost: the log is written too slowly"
+            lost = _lost(self._dropped, "the log is written too slowly")
             self._dropped = 0
-            lost = logging.LogRecord(__name__, logging.WARNING, "", 0, text, (), None)
             self.queue.put(lost)
         self.queue.put(record)
 
 
-class Output:
-    """Where the lines go: a file at `path`, or standard error where that is None. For one thread.
-
-    Raises `OSError` where the file cannot be opened. A file that was moved away, as by logrotate,
-    is opened anew; until that can be done the lines go on to the moved one.
-
-    There is no buffer and no lock, for which the end of the process would wait when nobody reads.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        self._path = path
-        if path is not None:
-            self._fd = _append(path)
-        elif sys.stderr is not None:
-            self._fd = sys.stderr.fileno()
-        else:
-            self._fd = _append(os.devnull)
-        self._complained = False
-
-    def write(self, line: str) -> None:
-        """Write a line. What the disk or the reader refuses is lost."""
-        data = f"{line}\n".encode()
-        with contextlib.suppress(OSError):
-            if self._path is not None:
-                self._follow(self._path)
-            while data:
-                data = data[os.write(self._fd, data) :]
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._path is not None:
-            os.close(self._fd)
-
-    def _follow(self, path: str) -> None:
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(path), os.fstat(self._fd)):
-                    return
-            opened = _append(path)
-        except OSError as error:
-            if not self._complained:
-                log.warning("%s: %s: the log goes on in the moved file", path, error.strerror)
-            self._complained = True
-            return
-        os.close(self._fd)
-        self._fd = opened
-        self._complained = False
-
-
 class Log:
-    """The log of the process, to `path`, or to standard error where that is None.
+    """The log of the process, from `level` (of `logging`) up, as `settings` say.
 
-    Raises `OSError` where the file cannot be opened; see `Output`.
+    Raises `OSError` where the file cannot be opened; see `logtargets`.
     """
 
-    def __init__(self, level: int, path: str | None) -> None:
-        self._output = Output(path)
-        self._formatter = OneLineFormatter("%(asctime)s %(levelname)s %(message)s")
+    def __init__(self, level: int, settings: LogSettings) -> None:
+        self._target = open_target(settings)
+        self._formatter = _formatter(settings)
         handler = DroppingQueueHandler()
         self._waiting = handler.queue
         self._writer = threading.Thread(target=self._write, name="log", daemon=True)
@@ -138,10 +111,31 @@ class Log:
         self._writer.join(_LAST_LINES)
 
     def _write(self) -> None:
+        refused = 0
+        why = ""
         while (record := self._waiting.get()) is not None:
-            self._output.write(self._formatter.format(record))
-        self._output.close()
+            try:
+                if refused:
+                    self._say(_lost(refused, f"the log could not be written: {why}"))
+                    refused = 0
+                self._say(record)
+            except OSError as error:
+                refused += 1
+                why = error.strerror or str(error)
+        self._target.close()
+
+    def _say(self, record: logging.LogRecord) -> None:
+        self._target.write(self._formatter.format(record), record.levelno)
 
 
-def _append(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+def _formatter(settings: LogSettings) -> logging.Formatter:
+    if settings.format == "json":
+        return JsonFormatter()
+    # syslog has a time of its own.
+    when = "" if settings.target == "syslog" else "%(asctime)s "
+    return OneLineFormatter(f"{when}%(levelname)s %(message)s")
+
+
+def _lost(count: int, why: str) -> logging.LogRecord:
+    text = "1 line was lost" if count == 1 else f"{count} lines were lost"
+    return logging.LogRecord(__name__, logging.WARNING, "", 0, f"{text}: {why}", (), None)

@@ -75,7 +75,7 @@ class NameServers:
                 except TimeoutError:
                     raise NameServerError(_listed(failures)) from None
                 try:
-                    return self._exchange(server, query, seconds)
+                    return self._exchange(server, query, seconds, deadline)
                 except TimeoutError:
                     failures[server] = "no answer in time"
                 except (NameServerError, OSError) as error:
@@ -84,9 +84,9 @@ class NameServers:
         raise NameServerError(_listed(failures))
 
     def _exchange(
-        self, server: str, query: dns.message.Message, seconds: float
+        self, server: str, query: dns.message.Message, seconds: float, deadline: Deadline
     ) -> dns.message.QueryMessage:
-        """Ask one name server, within `seconds` over UDP and as much again over TCP.
+        """Ask one name server, within `seconds` over UDP and, by `deadline`, as much over TCP.
 
         Raise `TimeoutError`, `OSError`, or `NameServerError` for an answer that is of no use.
         """
@@ -95,6 +95,7 @@ class NameServers:
             answer = self._over_udp(server, query, wire, Deadline(seconds))
         except dns.message.Truncated:
             try:
+                seconds = min(seconds, deadline.left())
                 answer = self._over_tcp(server, query, wire, Deadline(seconds))
             except dns.message.Truncated:
                 raise NameServerError("an answer cut short over TCP") from None
@@ -102,6 +103,8 @@ class NameServers:
             raise NameServerError(dns.rcode.to_text(answer.rcode()))
         if not isinstance(answer, dns.message.QueryMessage):
             raise NameServerError("an answer to no query")
+        if _is_referral(answer):
+            raise NameServerError("a referral instead of an answer: it does not look names up")
         return answer
 
     def _over_udp(
@@ -171,6 +174,21 @@ def _read(wire: bytes, query: dns.message.Message) -> dns.message.Message | None
         log.debug("a DNS message that cannot be read: %s", error)
         return None
     return message if query.is_response(message) else None
+
+
+def _is_referral(answer: dns.message.Message) -> bool:
+    """Say whether `answer` only points to other name servers (RFC 2308 §2.2).
+
+    It does not say that there is nothing, as one with an SOA, or without NS records, does.
+    """
+    (question,) = answer.question
+    authority = {rrset.rdtype for rrset in answer.authority}
+    return (
+        answer.rcode() == dns.rcode.NOERROR
+        and all(rrset.rdtype != question.rdtype for rrset in answer.answer)
+        and dns.rdatatype.NS in authority
+        and dns.rdatatype.SOA not in authority
+    )
 
 
 def _exactly(tcp: socket.socket, size: int, deadline: Deadline) -> bytes:

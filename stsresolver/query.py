@@ -1,7 +1,7 @@
 """mta-sts-query: look up one domain's policy and say what it is, or why there is none.
 
 Exit statuses: 0 there is a policy (or the known id is still published), 1 there is none, 2 it
-could not be found out, 64 for wrong arguments.
+could not be found out, 64 for wrong arguments and for an `https_proxy` that cannot be used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from .arguments import Arguments
 from .domains import a_labels
+from .proxy import ProxyError, from_environment
 from .resolver import Resolver
 from .results import Failure, Found, Lookup, NoPolicy, NotChanged
 
@@ -28,7 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"mta-sts-query: {error}", file=sys.stderr)
         return os.EX_USAGE
-    result = Resolver(options.timeout).resolve(domain, options.known_id)
+    try:
+        proxy = from_environment(os.environ)
+    except ProxyError as error:
+        print(f"mta-sts-query: https_proxy in the environment: {error}", file=sys.stderr)
+        return os.EX_USAGE
+    result = Resolver(options.timeout, proxy=proxy).resolve(domain, options.known_id)
     for line in _described(domain, result, verbose=options.verbose):
         print(_shown(line))
     match result:

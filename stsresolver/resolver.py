@@ -13,6 +13,7 @@ from .discovery import Discovery
 from .domains import a_labels
 from .fetch import Fetcher
 from .results import Failure, Found, Lookup, NoPolicy, NotChanged
+from .settings import Proxy
 from .sts import Policy
 
 
@@ -22,6 +23,7 @@ class Resolver:
     `timeout`: seconds, for DNS and for HTTPS each, as a total of all their steps.
     `resolv_conf`: the file with the name servers, read again whenever it changes.
     `dns_port`, `https_port`: where to connect to; names and URLs stay those of the standard.
+    `proxy`: the HTTP proxy that policies are fetched through (`proxy.from_environment`), if any.
 
     One resolver may be used by any number of threads at once. A domain may be given as U-labels
     or A-labels; text that is no domain name of two labels or more raises `ValueError`. Nothing
@@ -35,10 +37,11 @@ class Resolver:
         resolv_conf: str = "/etc/resolv.conf",
         dns_port: int = 53,
         https_port: int = 443,
+        proxy: Proxy | None = None,
     ) -> None:
         discovery = Discovery(timeout, resolv_conf, dns_port)
         self._discovery = discovery
-        self._fetcher = Fetcher(timeout, discovery, https_port)
+        self._fetcher = Fetcher(timeout, discovery, https_port, proxy)
 
     def resolve(self, domain: str, known_id: str | None = None) -> Lookup:
         """Look up the policy of `domain`.

@@ -80,29 +80,85 @@ class Proactive:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy that policies are fetched through; `proxy` reads one from its URL.
+
+    `host`: an IP address, "localhost" or a name in A-labels. `authorization`: the value of
+    Proxy-Authorization, "" for none. `no_proxy`: names of policy hosts that, with all below them,
+    are reached without it.
+    """
+
+    host: str
+    port: int
+    authorization: str = field(default="", repr=False)
+    no_proxy: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the log is written and where to.
+
+    `format`: "text" or "json". `target`: "stderr", "file" or "syslog"; `file`: the path for the
+    second, and None for the others.
+    """
+
+    format: str = "text"
+    target: str = "stderr"
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Where Prometheus asks: `host` and `port`, or in their place the UNIX socket `path`.
+
+    `mode`: the socket's file mode, None for what the umask leaves.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    path: str | None = None
+    mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration; `Config()` is the built-in one.
 
     `path`: the UNIX socket that takes the place of `host` and `port`; `mode`: its file mode, None
-    for what the umask leaves. Port 0 lets the kernel choose. `cache_grace`: seconds after a check
+    for what the umask leaves; `owner` and `group`: whose file it is, names or numbers, None for
+    those of the process. Port 0 lets the kernel choose. `cache_grace`: seconds after a check
     in which a policy is answered without another one. `shutdown_timeout`: seconds that requests
-    in flight get when the daemon stops. `workers`: lookups at once. `zones`: by map name; any
-    other map name is `default_zone`.
+    in flight get when the daemon stops. `workers`: lookups at once. `metrics`: None where nobody
+    asks for them. `https_proxy`, `no_proxy`:
+    None leaves it to the environment (`proxy.from_environment`). `zones`: by map name;
+    any other map name is `default_zone`.
 
-    `warnings`: lines for the log about what is accepted and may yet surprise. They do not count
-    when two configurations are compared.
+    `warnings`: lines for the log about what is accepted and may yet surprise. `lines`: where in
+    the file each value stands, by its dotted key. Neither counts when two configurations are
+    compared.
     """
 
     host: str = "127.0.0.1"
     port: int = 8461
     path: str | None = None
     mode: int | None = None
+    owner: str | None = None
+    group: str | None = None
     reuse_port: bool = True
     cache_grace: float = 60.0
     shutdown_timeout: float = 20.0
     workers: int = 256
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings | None = None
+    https_proxy: Proxy | None = None
+    no_proxy: tuple[str, ...] | None = None
     cache: Cache = InternalCache()
     proactive: Proactive = Proactive()
     default_zone: Zone = Zone()
     zones: Mapping[str, Zone] = field(default_factory=dict)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)

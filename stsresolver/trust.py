@@ -14,13 +14,9 @@ from .files import Stamp, stamp
 
 
 class TrustStore:
-    """Gives the TLS context for connections to policy hosts (RFC 8461 §3.3).
+    """Gives the TLS context for connections to policy hosts (RFC 8461 §3.3)."""
 
-    `socket_class` is the class of the sockets that the context wraps.
-    """
-
-    def __init__(self, socket_class: type[ssl.SSLSocket]) -> None:
-        self._socket_class = socket_class
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: dict[str, Stamp] = {}
         self._context: ssl.SSLContext | None = None
@@ -37,11 +33,11 @@ class TrustStore:
 
     def _build(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.sslsocket_class = self._socket_class
         context.set_default_verify_paths()
         # RFC 8461 §3.3: a name in the certificate's SAN; the common name does not count.
         context.hostname_checks_common_name = False
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
         # With OpenSSL 3, Python would take a connection that was cut for one that was closed.
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         # The same on every Python: 3.13 made X.509 checks stricter than CAs in use are.

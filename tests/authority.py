@@ -55,8 +55,12 @@ class Authority:
         usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
         self_signed: bool = False,
         whole_chain: bool = True,
+        ballast: int = 0,
     ) -> ssl.SSLContext:
-        """Return a server's TLS context with a new certificate for `names` (dNSName if text)."""
+        """Return a server's TLS context with a new certificate for `names` (dNSName if text).
+
+        It is sent with its chain, and with so many bytes of certificates that belong to nothing.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(common_name or f"test server {next(_numbers)}")
         certificate = self._sign(
@@ -67,6 +71,8 @@ class Authority:
         while whole_chain and not self_signed and link._issuer is not None:
             chain.append(link._certificate)
             link = link._issuer
+        size = len(self._certificate.public_bytes(serialization.Encoding.DER))
+        chain += [self._certificate] * (ballast // size)
         file = self._directory / f"server-{next(_numbers)}.pem"
         private = key.private_bytes(
             serialization.Encoding.PEM,

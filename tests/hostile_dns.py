@@ -211,13 +211,8 @@ def _datagram(query: Query, message: dns.message.Message) -> bytes:
     try:
         return message.to_wire(max_size=limit)
     except dns.exception.TooBig:
-        return _cut(query).to_wire()
-
-
-def _cut(query: Query) -> dns.message.Message:
-    message = query.response()
-    message.flags |= dns.flags.TC
-    return message
+        (cut,) = cut_short(query)
+        return cut.to_wire()
 
 
 def _framed(piece: Piece) -> bytes:
@@ -281,6 +276,18 @@ def _soa(query: Query, ttl: int, minimum: int, zone: str | None) -> dns.rrset.RR
     return dns.rrset.from_text(owner, ttl, "IN", "SOA", f"ns. root. 1 7200 900 1209600 {minimum}")
 
 
+def extra(owner: str, rdtype: str, rdata: str, then: Behaviour) -> Behaviour:
+    """Answer like `then`, with one more record in the answer section."""
+
+    def behave(query: Query) -> Iterable[Piece]:
+        for message in then(query):
+            assert isinstance(message, dns.message.Message)
+            message.answer.append(dns.rrset.from_text(owner, TTL, "IN", rdtype, rdata))
+            yield message
+
+    return behave
+
+
 def code(rcode: str) -> Behaviour:
     """Answer with nothing but a response code; "NOERROR" and "NXDOMAIN" then lack the SOA."""
     return lambda query: [query.response(rcode=dns.rcode.from_text(rcode))]
@@ -336,6 +343,16 @@ def in_turn(*behaviours: Behaviour) -> Behaviour:
     return behave
 
 
+def taking_turns(*behaviours: Behaviour) -> Behaviour:
+    """Answer the first query like the first of `behaviours` and so on, all others like the last."""
+    turns = itertools.chain(behaviours, itertools.repeat(behaviours[-1]))
+
+    def behave(query: Query) -> Iterable[Piece]:
+        return next(turns)(query)
+
+    return behave
+
+
 def after(seconds: float, then: Behaviour) -> Behaviour:
     """Wait, then behave like `then`."""
     return in_turn(lambda _query: [seconds], then)
@@ -379,14 +396,45 @@ def as_a_query(then: Behaviour) -> Behaviour:
     return _changed(then, change)
 
 
+def with_counts(then: Behaviour, answers: int) -> Behaviour:
+    """Answer like `then`, with a header that claims so many answers (RFC 1035 §4.1.1)."""
+
+    def change(message: dns.message.Message) -> Piece:
+        wire = message.to_wire()
+        return wire[:6] + struct.pack("!H", answers) + wire[8:]
+
+    return _changed(then, change)
+
+
+def name_that_points_at_itself(query: Query) -> Iterable[Piece]:
+    """Answer with a record whose name is a compression pointer to itself (RFC 1035 §4.1.4)."""
+    (wire,) = with_counts(lambda query: [_plain(query)], 1)(query)
+    assert isinstance(wire, bytes)
+    return [wire + struct.pack("!HHHIH", 0xC000 | len(wire), 16, 1, TTL, 0)]
+
+
+def _plain(query: Query) -> dns.message.Message:
+    """Return an empty answer without EDNS, so that what follows it is its answer section."""
+    message = query.response()
+    message.use_edns(False)
+    return message
+
+
 def from_another_port(then: Behaviour) -> Behaviour:
     """Answer like `then`, from a port that was not asked."""
     return _changed(then, Elsewhere)
 
 
+def cut_short(query: Query) -> list[dns.message.Message]:
+    """Say that the answer does not fit, over whatever transport."""
+    message = query.response()
+    message.flags |= dns.flags.TC
+    return [message]
+
+
 def truncated(over_tcp: Behaviour) -> Behaviour:
     """Say over UDP that the answer does not fit, and over TCP what `over_tcp` says."""
-    return lambda query: over_tcp(query) if query.over_tcp else [_cut(query)]
+    return lambda query: over_tcp(query) if query.over_tcp else cut_short(query)
 
 
 def dribbled(then: Behaviour, pause: float) -> Behaviour:

@@ -217,6 +217,32 @@ def say(data: bytes) -> Script:
     return script
 
 
+def say_for_ever(data: bytes) -> Script:
+    """Return a script that sends `data` to whoever has said something, over and over."""
+
+    def script(connection: socket.socket, stopped: threading.Event) -> None:
+        connection.recv(65536)
+        many = data * (262_144 // len(data))
+        while not stopped.is_set():
+            connection.sendall(many)
+
+    return script
+
+
+def half_handshake(context: ssl.SSLContext) -> Script:
+    """Return a script that sends half of its part of the TLS handshake, and then nothing."""
+
+    def script(connection: socket.socket, stopped: threading.Event) -> None:
+        tunnel = _Tunnel(context, connection)
+        tunnel.incoming.write(connection.recv(65536))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tunnel.tls.do_handshake()
+        tunnel.send_half()
+        silence(connection, stopped)
+
+    return script
+
+
 def slow_handshake(context: ssl.SSLContext, pause: float) -> Script:
     """Return a script that sends its part of the TLS handshake byte by byte."""
 
@@ -265,6 +291,11 @@ class _Tunnel:
             else:
                 self._connection.sendall(self._outgoing.read())
                 return
+
+    def send_half(self) -> None:
+        """Send the first half of what is left."""
+        data = self._outgoing.read()
+        self._connection.sendall(data[: len(data) // 2])
 
     def dribble(self, pause: float, stopped: threading.Event) -> None:
         """Send what is left byte by byte, with pauses of `pause` seconds between."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import gzip
 import itertools
 import os
 import shutil
@@ -16,16 +15,17 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from authority import Authority, only_tls_1_1
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from hostile_dns import NameServer, addresses, after, alias, by_type, code, nodata, nxdomain
 from hostile_dns import silence as no_answer
+from hostile_http_answers import BODIES, CHUNKED, HOSTILE_TEXTS, LENGTH, UNFRAMED, chunks
+from hostile_http_floods import FLOODS, flood
 from hostile_https import (
     POLICY,
     BlackHole,
@@ -35,19 +35,18 @@ from hostile_https import (
     chunk,
     dribble,
     hang_up,
-    hang_up_after_hello,
     has_ipv6_loopback,
     head,
     page,
     raw,
     reset,
-    say,
     silence,
-    slow_handshake,
-    slow_record,
 )
+from hostile_https_cases import LATE
+from hostile_place import Place, certified, check, https, row, tcp
+from hostile_tls_cases import CERTIFICATES, NO_TLS
 
-from stsresolver import Cause, Failure, Mode, Policy, Resolver
+from stsresolver import Cause, Failure, Policy, Resolver
 
 # What a case may take beyond its time limit, in seconds.
 GRACE = 0.5
@@ -69,10 +68,10 @@ class World:
         self._resolv_conf.write_text("nameserver 127.0.0.1\n")
 
     def context(self) -> ssl.SSLContext:
-        return self.authority.server("mta-sts.example.com")
+        return Place(self.authority).context()
 
     def host(self, reply, address="127.0.0.1", port=0) -> PolicyHost:
-        return PolicyHost(reply, self.context(), address, port)
+        return Place(self.authority, address=address, port=port).policy_host(reply)
 
     def resolver(self, https_port: int, timeout: float) -> Resolver:
         return Resolver(
@@ -108,45 +107,12 @@ def zone(world) -> Iterator[dict]:
     world.dns.zone.clear()
 
 
-def check(result: Policy | Failure, causes: Iterable[Cause]) -> None:
-    """Assert that the policy came (no causes), or that it failed for one of `causes`."""
-    if causes:
-        assert isinstance(result, Failure)
-        assert result.cause in causes, result
-        assert result.detail.isprintable(), "a stranger's control characters"
-        assert len(result.detail) < 1000
-        assert result.id == ""
-    else:
-        assert isinstance(result, Policy), result
-        assert (result.mode, result.mx, result.max_age) == (
-            Mode.ENFORCE,
-            ("mail.example.com",),
-            604800,
-        )
-
-
-def row(reason: str, what: object, *causes: Cause):
-    """Return a case of a table; no causes: the policy is accepted."""
-    return pytest.param(what, causes, id=reason)
-
-
 def padded(size: int) -> bytes:
     """Return a policy of exactly `size` bytes."""
     line = b"note: " + b"x" * 250 + b"\n"
     count, rest = divmod(size - len(POLICY), len(line))
     rest += len(line)  # the last line is a long one, so that there is room for its key
     return POLICY + line * (count - 1) + b"note: " + b"x" * (rest - len(b"note: \n")) + b"\n"
-
-
-def chunks(data: bytes, size: int) -> bytes:
-    """Return `data` in chunks of `size` bytes, without the last, empty one."""
-    return b"".join(chunk(data[at : at + size]) for at in range(0, len(data), size))
-
-
-CHUNKED = head("Transfer-Encoding: chunked")
-UNFRAMED = head()
-LENGTH = head(f"Content-Length: {len(POLICY)}")
-ONE_CHUNK = chunk(POLICY) + chunk(b"")
 
 
 # Status, media type, framing, size
@@ -232,106 +198,6 @@ def test_two_media_types_in_two_fields_are_none(world):
         check(world.fetch(host), [Cause.MEDIA_TYPE])
 
 
-BODIES = [
-    row("Content-Length", page()),
-    row("chunks", raw(CHUNKED, ONE_CHUNK)),
-    row("many small chunks", raw(CHUNKED, chunks(POLICY, 1), chunk(b""))),
-    row("chunk extensions", raw(CHUNKED, ONE_CHUNK.replace(b"\r", b';a="b"\r', 1))),
-    row("trailers", raw(CHUNKED, chunk(POLICY), b"0\r\nETag: x\r\n\r\n")),
-    row("chunks in capitals", raw(head("Transfer-Encoding: Chunked"), chunk(POLICY), chunk(b""))),
-    row("without framing, ended by close_notify", raw(UNFRAMED, POLICY)),
-    row("HTTP/1.0", page(version="HTTP/1.0")),
-    row("HTTP/1.0 without framing", raw(head(version="HTTP/1.0"), POLICY)),
-    row("no reason phrase", page(status="200")),
-    row("more than Content-Length", raw(LENGTH, POLICY, b"mx: evil.example\n" * 9)),
-    row("FIN without close_notify after a whole body", raw(LENGTH, POLICY, Ending.CUT)),
-    row("the same after the last chunk", raw(CHUNKED, ONE_CHUNK, Ending.CUT)),
-    row("never closed", raw(LENGTH, POLICY, Ending.OPEN)),
-    row("never closed after chunks", raw(CHUNKED, ONE_CHUNK, Ending.OPEN)),
-    row("100 Continue first", raw(b"HTTP/1.1 100 Continue\r\n\r\n", LENGTH, POLICY)),
-    row("slow, and in time", lambda _: (LENGTH, *dribble(POLICY, 0.005))),
-    row("shorter than Content-Length", raw(LENGTH, POLICY[:-1]), Cause.HTTP),
-    row("the same with FIN", raw(LENGTH, POLICY[:-1], Ending.CUT), Cause.HTTP),
-    row("the same with RST", raw(LENGTH, POLICY[:-1], Ending.RESET), Cause.HTTP),
-    row("nothing of Content-Length", raw(LENGTH), Cause.HTTP),
-    row("Content-Length no number", raw(head("Content-Length: abc"), POLICY), Cause.HTTP),
-    row("Content-Length negative", raw(head("Content-Length: -1"), POLICY), Cause.HTTP),
-    row("two lengths", page(extra=["Content-Length: 9"]), Cause.HTTP),
-    row("cut inside a chunk", raw(CHUNKED, ONE_CHUNK[:-9]), Cause.HTTP),
-    row("cut before the last chunk", raw(CHUNKED, chunk(POLICY)), Cause.HTTP),
-    row("the same with FIN", raw(CHUNKED, chunk(POLICY), Ending.CUT), Cause.HTTP),
-    row("cut in a chunk size", raw(CHUNKED, chunk(POLICY), b"1"), Cause.HTTP),
-    row("no framing and FIN: perhaps cut", raw(UNFRAMED, POLICY, Ending.CUT), Cause.HTTP),
-    row("no framing and RST: perhaps cut", raw(UNFRAMED, POLICY, Ending.RESET), Cause.HTTP),
-    row("chunk size missing", raw(CHUNKED, b"\r\n", POLICY), Cause.HTTP),
-    row("chunk size no number", raw(CHUNKED, b"zz\r\n", POLICY), Cause.HTTP),
-    row("chunk size -1", raw(CHUNKED, b"-1\r\n", POLICY, chunk(b"")), Cause.HTTP),
-    row("chunk size -5", raw(CHUNKED, b"-5\r\n", POLICY, chunk(b"")), Cause.HTTP),
-    row(
-        "chunk size of 80 bits",
-        raw(CHUNKED, b"f" * 20 + b"\r\n", POLICY),
-        Cause.HTTP,
-        Cause.SIZE,
-    ),
-    row(
-        "chunk longer than its size",
-        raw(CHUNKED, b"1\r\n" + POLICY, b"\r\n", chunk(b"")),
-        Cause.HTTP,
-    ),
-    row("gzip", page(gzip.compress(POLICY), extra=["Content-Encoding: gzip"]), Cause.HTTP),
-    row("gzip that is none", page(extra=["Content-Encoding: gzip"]), Cause.HTTP),
-    row("br", page(extra=["Content-Encoding: br"]), Cause.HTTP),
-    row("deflate and gzip", page(extra=["Content-Encoding: deflate, gzip"]), Cause.HTTP),
-    row(
-        "gzip as transfer coding",
-        raw(head("Transfer-Encoding: gzip, chunked"), chunk(gzip.compress(POLICY)), chunk(b"")),
-        Cause.HTTP,
-    ),
-    row(
-        "a bomb: 48 kB that become 50 MB",
-        page(gzip.compress(POLICY + b"\n" * 50_000_000), extra=["Content-Encoding: gzip"]),
-        Cause.HTTP,
-    ),
-    row("empty body", page(b""), Cause.SYNTAX),
-    row("an HTML page as text/plain", page(b"<html>Not here</html>\n"), Cause.SYNTAX),
-    row("UTF-16", page(POLICY.decode().encode("utf-16")), Cause.SYNTAX),
-    row("BOM", page(b"\xef\xbb\xbf" + POLICY), Cause.SYNTAX),
-    row("HTTP/0.9", raw(POLICY), Cause.HTTP),
-    row("garbage", raw(b"\x00\xff\x16\x03" * 64), Cause.HTTP),
-    row("an HTTP/2 frame", raw(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"), Cause.HTTP),
-    row("HTTP/2 in the status line", page(version="HTTP/2"), Cause.HTTP),
-    row("a status of four digits", page(status="2000 OK"), Cause.HTTP),
-    row("a status that is no number", page(status="OK"), Cause.HTTP),
-    row("not a word after the request", raw(), Cause.HTTP),
-    row("the same with FIN", raw(Ending.CUT), Cause.HTTP),
-    row("the same with RST", raw(Ending.RESET), Cause.HTTP),
-    row("cut in the status line", raw(b"HTTP/1.1 2"), Cause.HTTP),
-    row(
-        "a header line without colon",
-        raw(b"HTTP/1.1 200 OK\r\nno field\r\nContent-Type: text/plain\r\n\r\n", POLICY),
-        Cause.HTTP,
-        Cause.MEDIA_TYPE,
-    ),
-]
-
-
-CONTROLS = "\x1b[31m\x07\x9b"
-HOSTILE_TEXTS = [
-    row("status", raw(f"HTTP/1.1 {CONTROLS}\r\n\r\n".encode()), Cause.HTTP),
-    row("version", raw(f"{CONTROLS} 200 OK\r\n\r\n".encode()), Cause.HTTP),
-    row("reason", page(status=f"404 {CONTROLS}"), Cause.STATUS),
-    row("media type", page(kind=f"text/plain{CONTROLS}"), Cause.MEDIA_TYPE),
-    row("long media type", page(kind="x" * 60000), Cause.MEDIA_TYPE),
-    row("coding", page(extra=[f"Content-Encoding: {CONTROLS}"]), Cause.HTTP),
-    row("length", raw(head(f"Content-Length: 1{CONTROLS}"), POLICY), Cause.HTTP),
-    row("framing", raw(head(f"Transfer-Encoding: {CONTROLS}"), POLICY), Cause.HTTP),
-    row("chunk size", raw(CHUNKED, CONTROLS.encode() + b"\r\n" + POLICY), Cause.HTTP),
-    row("policy", page(POLICY + CONTROLS.encode()), Cause.SYNTAX),
-    row("key", page(POLICY + b"a\x1b[31m: b"), Cause.SYNTAX),
-    row("direction of writing", page(POLICY + "a \u202e b".encode()), Cause.SYNTAX),
-]
-
-
 @pytest.mark.parametrize(("reply", "causes"), HOSTILE_TEXTS)
 def test_hostile_text_is_fit_for_a_log_line(world, reply, causes):
     with world.host(reply) as host:
@@ -395,53 +261,6 @@ def test_65537_bytes_are_none(world, framing):
         check(world.fetch(host), [Cause.SIZE])
 
 
-# Floods: they end at a limit of bytes, not at the time limit
-
-
-def flood(start: bytes, more: bytes):
-    """Return a reply that never ends."""
-    return lambda _request: itertools.chain([start], itertools.repeat(more * (16384 // len(more))))
-
-
-FLOODS = [
-    row("endless body", flood(UNFRAMED, b"x"), Cause.SIZE),
-    row("Content-Length of a terabyte", flood(head(f"Content-Length: {10**12}"), b"x"), Cause.SIZE),
-    row("endless chunks", flood(CHUNKED, chunk(b"x" * 1000)), Cause.SIZE),
-    row("endless chunks of one byte", flood(CHUNKED, chunk(b"x")), Cause.SIZE),
-    row("a chunk of a terabyte", flood(CHUNKED + b"%x\r\n" % 10**12, b"x"), Cause.SIZE),
-    row("chunk size -1 and no end", flood(CHUNKED + b"-1\r\n", b"x"), Cause.SIZE, Cause.HTTP),
-    row("endless chunk size", flood(CHUNKED, b"0"), Cause.SIZE, Cause.HTTP),
-    row("endless chunk extension", flood(CHUNKED + b"5;", b"x"), Cause.SIZE, Cause.HTTP),
-    row(
-        "endless trailers",
-        flood(CHUNKED + chunk(POLICY) + b"0\r\n", b"A: b\r\n"),
-        Cause.SIZE,
-        Cause.HTTP,
-    ),
-    row("endless status line", flood(b"HTTP/1.1 200 ", b"x"), Cause.SIZE, Cause.HTTP),
-    row("endless header", flood(b"HTTP/1.1 200 OK\r\nA: ", b"x"), Cause.SIZE, Cause.HTTP),
-    row("endless headers", flood(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n"), Cause.SIZE, Cause.HTTP),
-    row("1xx for ever", flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), Cause.SIZE, Cause.HTTP),
-    row(
-        "1xx with headers",
-        flood(b"", b"HTTP/1.1 100 Continue\r\nA: b\r\n\r\n"),
-        Cause.SIZE,
-        Cause.HTTP,
-    ),
-    row("endless 302", flood(head("Location: /", status="302 Found"), b"x"), Cause.STATUS),
-    row(
-        "endless chunked 302",
-        flood(head("Transfer-Encoding: chunked", status="302 Found"), chunk(b"x" * 999)),
-        Cause.STATUS,
-    ),
-    row("endless 404", flood(head(status="404 Not Found"), b"x"), Cause.STATUS),
-    row("endless 204", flood(head(status="204 No Content"), b"x"), Cause.STATUS),
-    row("endless HTML", flood(head(kind="text/html"), b"x"), Cause.MEDIA_TYPE),
-    row("endless gzip", flood(head("Content-Encoding: gzip"), b"x"), Cause.HTTP),
-    row("endless HTTP/0.9", flood(b"", b"x"), Cause.SIZE, Cause.HTTP),
-]
-
-
 @pytest.mark.parametrize(("reply", "causes"), FLOODS)
 def test_flood_is_cut_off(world, reply, causes):
     with world.host(reply) as host:
@@ -449,63 +268,12 @@ def test_flood_is_cut_off(world, reply, causes):
     assert host.sent < READ_AT_MOST
 
 
-# Slowness: it ends at the time limit
-
-
-def https(reply):
-    """Return what starts a policy host with `reply`."""
-    return lambda world: world.host(reply)
-
-
-def tcp(script):
-    """Return what starts a listener with `script`."""
-    return lambda _world: Listener(script)
-
-
-def endless(*pieces):
-    """Return a reply that repeats `pieces` for ever."""
-    return lambda _request: itertools.cycle(pieces)
-
-
-def begin(start: bytes, pieces):
-    """Return a reply that sends `start` and then what `pieces` replies."""
-    return lambda request: itertools.chain([start], pieces(request))
-
-
-LATE = {
-    "TLS handshake never begins": tcp(silence),
-    "TLS handshake byte by byte": lambda world: Listener(slow_handshake(world.context(), 0.3)),
-    "one TLS record byte by byte": lambda world: Listener(
-        slow_record(world.context(), LENGTH + POLICY, 0.1)
-    ),
-    "not a word after the request": https(raw(Ending.OPEN)),
-    "status line byte by byte": https(lambda _: dribble(LENGTH, 0.2)),
-    "headers byte by byte": https(begin(b"HTTP/1.1 200 OK\r\nA: ", endless(b"x", 0.2))),
-    "a header line now and then": https(begin(b"HTTP/1.1 200 OK\r\n", endless(b"A: b\r\n", 0.2))),
-    "1xx now and then": https(endless(b"HTTP/1.1 100 Continue\r\n\r\n", 0.2)),
-    "no body": https(raw(LENGTH, Ending.OPEN)),
-    "body stops before its end": https(raw(LENGTH, POLICY[:-1], Ending.OPEN)),
-    "body byte by byte": https(lambda _: itertools.chain([LENGTH], dribble(POLICY, 0.2))),
-    "unframed body byte by byte": https(begin(UNFRAMED, endless(b"\n", 0.2))),
-    "unframed body without end": https(raw(UNFRAMED, POLICY, Ending.OPEN)),
-    "chunk by chunk": https(begin(CHUNKED, endless(chunk(b"\n"), 0.2))),
-    "chunk size byte by byte": https(begin(CHUNKED, endless(b"0", 0.2))),
-    "chunk extension byte by byte": https(begin(CHUNKED + b"1;", endless(b"x", 0.2))),
-    "chunk byte by byte": https(begin(CHUNKED + b"ff\r\n", endless(b"\n", 0.2))),
-    "no last chunk": https(raw(CHUNKED, chunk(POLICY), Ending.OPEN)),
-    "trailers byte by byte": https(
-        begin(CHUNKED + chunk(POLICY) + b"0\r\nA: ", endless(b"x", 0.2))
-    ),
-    "just under the limit of each read": https(begin(LENGTH, endless(b"\n", 0.95))),
-}
-
-
 @pytest.fixture(scope="module")
 def late_results(world) -> dict[str, tuple[Policy | Failure, float]]:
     """The results of LATE with the seconds that each took, got side by side."""
 
     def run(start) -> tuple[Policy | Failure, float]:
-        with start(world) as listener:
+        with start(Place(world.authority)) as listener:
             resolver = world.resolver(listener.port, SLOW)
             started = time.monotonic()
             return resolver.fetch("example.com"), time.monotonic() - started
@@ -529,10 +297,6 @@ def test_steps_share_one_time_limit(world, zone):
 
 
 # Certificates and TLS
-
-
-def intermediate(authority: Authority, **details) -> Authority:
-    return Authority(authority._directory, issuer=authority, **details)
 
 
 HOST = "mta-sts.example.com"
@@ -570,50 +334,9 @@ def test_certificate_names(world, names, causes):
         assert host.heads == [], "the request was sent in spite of the certificate"
 
 
-CERTIFICATES = [
-    row("common name only", lambda a: a.server(common_name=HOST), Cause.CERTIFICATE),
-    row(
-        "common name beside another SAN",
-        lambda a: a.server("other.example", common_name=HOST),
-        Cause.CERTIFICATE,
-    ),
-    row(
-        "common name beside a SAN that is no DNS name",
-        lambda a: a.server(x509.RFC822Name("postmaster@example.com"), common_name=HOST),
-        Cause.CERTIFICATE,
-    ),
-    row("expired", lambda a: a.server(HOST, days=(-2, -0.01)), Cause.CERTIFICATE),
-    row("not yet valid", lambda a: a.server(HOST, days=(0.01, 2)), Cause.CERTIFICATE),
-    row("self-signed", lambda a: a.server(HOST, self_signed=True), Cause.CERTIFICATE),
-    row("unknown CA", lambda a: Authority(a._directory).server(HOST), Cause.CERTIFICATE),
-    row(
-        "for clients only",
-        lambda a: a.server(HOST, usage=ExtendedKeyUsageOID.CLIENT_AUTH),
-        Cause.CERTIFICATE,
-    ),
-    row("intermediate", lambda a: intermediate(a).server(HOST)),
-    row("two intermediates", lambda a: intermediate(intermediate(a)).server(HOST)),
-    row(
-        "chain without the intermediate",
-        lambda a: intermediate(a).server(HOST, whole_chain=False),
-        Cause.CERTIFICATE,
-    ),
-    row(
-        "expired intermediate",
-        lambda a: intermediate(a, days=(-2, -0.01)).server(HOST),
-        Cause.CERTIFICATE,
-    ),
-    row(
-        "signed by a certificate that is no CA",
-        lambda a: intermediate(a, is_ca=False).server(HOST),
-        Cause.CERTIFICATE,
-    ),
-]
-
-
-@pytest.mark.parametrize(("certificate", "causes"), CERTIFICATES)
-def test_certificate(world, certificate, causes):
-    with PolicyHost(page(), certificate(world.authority)) as host:
+@pytest.mark.parametrize(("context", "causes"), CERTIFICATES)
+def test_certificate(world, context, causes):
+    with certified(context)(Place(world.authority)) as host:
         check(world.fetch(host), causes)
     if causes:
         assert host.heads == [], "the request was sent in spite of the certificate"
@@ -677,17 +400,6 @@ def test_client_certificate(world, version, mode, causes):
     context.verify_mode = mode
     with PolicyHost(page(), context) as host:
         check(world.fetch(host), causes)
-
-
-NO_TLS = [
-    row("plain HTTP on the port", say(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Cause.TLS),
-    row("an SMTP greeting", say(b"220 mail.example.com ESMTP\r\n"), Cause.TLS),
-    row("an alert: handshake_failure", say(b"\x15\x03\x03\x00\x02\x02\x28"), Cause.TLS),
-    row("an alert: unrecognized_name", say(b"\x15\x03\x03\x00\x02\x02\x70"), Cause.TLS),
-    row("closed at once", hang_up, Cause.TLS, Cause.CONNECT),
-    row("reset at once", reset, Cause.TLS, Cause.CONNECT),
-    row("closed after the ClientHello", hang_up_after_hello, Cause.TLS),
-]
 
 
 @pytest.mark.parametrize(("script", "causes"), NO_TLS)
@@ -980,11 +692,11 @@ def test_no_descriptor_and_no_thread_is_left(world):
         https(flood(UNFRAMED, b"x")),
         tcp(hang_up),
         tcp(reset),
-        lambda world: PolicyHost(page(), world.authority.server("other.example")),
+        certified(lambda place: place.authority.server("other.example")),
     ]
     before = count()
     for start in starts:
-        with start(world) as listener:
+        with start(Place(world.authority)) as listener:
             world.fetch(listener)
     with world.host(raw(LENGTH, Ending.OPEN)) as host:
         world.fetch(host, 0.2)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from socketmap_client import DEADLINE, wait_for
 
-from stsresolver import logs
-from stsresolver.logs import LEVELS, Log, OneLineFormatter
+from stsresolver import logs, logtargets
+from stsresolver.logs import LEVELS, JsonFormatter, Log, OneLineFormatter
+from stsresolver.settings import LogSettings
 
 log = logging.getLogger("stsresolver.anything")
 
@@ -38,8 +43,8 @@ def opened() -> Iterator[type[Log]]:
     """Return what opens a log that is closed at the end."""
     with contextlib.ExitStack() as stack:
 
-        def make(level: str, path: object) -> Log:
-            made = Log(LEVELS[level], path and str(path))
+        def make(level: str, path: object, form: str = "text") -> Log:
+            made = Log(LEVELS[level], LogSettings(form, "file", str(path)))
             stack.callback(made.close)
             return made
 
@@ -141,7 +146,7 @@ def test_file_is_appended_to(opened, tmp_path):
 )
 def test_file_that_cannot_be_opened(path, error):
     with pytest.raises(error):
-        Log(logging.INFO, path)
+        Log(logging.INFO, LogSettings(target="file", file=path))
 
 
 def test_moved_file_is_opened_anew(opened, tmp_path):
@@ -183,19 +188,58 @@ def test_moved_file_that_cannot_be_opened_anew(opened, tmp_path):
     assert lines(path) == [("INFO", "fourth")]
 
 
-def test_log_goes_on_after_a_write_failed(opened, tmp_path):
+def test_log_goes_on_after_a_write_failed(opened, tmp_path, monkeypatch):
     """A disk that is full, or here a reader that is gone, costs lines and nothing else."""
     path = tmp_path / "log"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     output = opened("info", path)
     os.close(reader)
+    refused = threading.Event()
+    write = os.write
+
+    def noting(fd: int, data: bytes) -> int:
+        try:
+            return write(fd, data)
+        except BrokenPipeError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(os, "write", noting)
     log.info("to nobody")
-    wait_for(output._waiting.empty, "the line to be taken")
+    assert refused.wait(DEADLINE)
     path.rename(tmp_path / "old")
     log.info("to the new file")
     output.close()
-    assert lines(path)[-1] == ("INFO", "to the new file")
+    assert lines(path) == [
+        ("WARNING", "1 line was lost: the log could not be written: Broken pipe"),
+        ("INFO", "to the new file"),
+    ]
+
+
+def test_half_a_line_spoils_no_other(opened, tmp_path, monkeypatch):
+    """As a disk leaves it that is full, and then no longer."""
+    path = tmp_path / "log"
+    output = opened("info", path)
+    write = os.write
+    full = False
+
+    def on_a_full_disk(fd: int, data: bytes) -> int:
+        nonlocal full
+        if full:
+            full = False
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        full = data.endswith(b"torn in two\n")
+        return write(fd, data[:-4] if full else data)
+
+    monkeypatch.setattr(os, "write", on_a_full_disk)
+    log.info("torn in two")
+    log.info("whole")
+    output.close()
+    torn, lost, whole = path.read_text().splitlines()
+    assert torn.endswith("torn in ")
+    assert lost.endswith("1 line was lost: the log could not be written: No space left on device")
+    assert whole.endswith("INFO whole")
 
 
 def test_lines_of_several_threads_stay_whole(opened, tmp_path):
@@ -243,9 +287,11 @@ UNREAD = """
 import logging, signal, sys, threading
 from stsresolver import logs
 from stsresolver.logs import LEVELS, Log
+from stsresolver.settings import LogSettings
 
 logs._LAST_LINES = 0.3
-output = Log(LEVELS["info"], sys.argv[1] or None)
+target = "file" if sys.argv[1] else "stderr"
+output = Log(LEVELS["info"], LogSettings("text", target, sys.argv[1] or None))
 log = logging.getLogger("stsresolver.anything")
 for index in range(20_000):
     log.info("%d %s", index, "x" * 100)
@@ -278,3 +324,234 @@ def test_log_that_nobody_reads_stops_nobody(tmp_path, where):
     assert output == "logged\nclosed\n"
     assert not errors
     assert process.returncode == 3
+
+
+# JSON
+
+
+def objects(path) -> list[dict[str, object]]:
+    """Return the object of each line."""
+    return [json.loads(line) for line in path.read_text("ascii").splitlines()]
+
+
+def test_json_is_one_object_a_line(opened, tmp_path):
+    path = tmp_path / "log"
+    output = opened("debug", path, "json")
+    before = datetime.now(UTC)
+    log.warning("%s: no policy", "a.example", extra={"domain": "a.example", "cause": "DNS"})
+    log.debug("nothing to add")
+    output.close()
+    with_fields, without = objects(path)
+    when = datetime.fromisoformat(with_fields.pop("time"))
+    assert abs((when - before).total_seconds()) < DEADLINE
+    assert with_fields == {
+        "level": "warning",
+        "logger": "stsresolver.anything",
+        "message": "a.example: no policy",
+        "domain": "a.example",
+        "cause": "DNS",
+    }
+    assert set(without) == {"time", "level", "logger", "message"}
+
+
+def test_json_time_is_utc_with_milliseconds():
+    record = logging.makeLogRecord({"msg": "x", "created": 1700000000.0421, "msecs": 42.1})
+    line = json.loads(JsonFormatter().format(record))
+    assert line["time"] == "2023-11-14T22:13:20.042Z"
+
+
+@pytest.mark.parametrize("text", [text for text, _ in HOSTILE])
+def test_hostile_text_is_one_json_line(opened, tmp_path, text):
+    path = tmp_path / "log"
+    output = opened("info", path, "json")
+    log.info("a policy host said: %s", text, extra={"domain": text})
+    output.close()
+    [line] = objects(path)
+    assert line["message"] == f"a policy host said: {text}"
+    assert line["domain"] == text
+
+
+def test_traceback_in_json_is_in_the_message(opened, tmp_path):
+    path = tmp_path / "log"
+    output = opened("info", path, "json")
+    try:
+        raise ValueError("wrong\nvalue")
+    except ValueError:
+        log.exception("a bug")
+    output.close()
+    [line] = objects(path)
+    assert line["message"].startswith("a bug\nTraceback (most recent call last):\n")
+
+
+# Syslog
+
+
+class Syslogd:
+    """A syslog daemon: what came to its socket is in `lines`."""
+
+    def __init__(self, path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.settimeout(DEADLINE)
+        self._socket.bind(str(path))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._socket.close()
+
+    def line(self) -> str:
+        return self._socket.recv(65536).decode()
+
+
+@pytest.fixture
+def syslog(tmp_path, monkeypatch) -> Iterator[object]:
+    """Return the path of the socket, and what opens a log that goes there."""
+    path = tmp_path / "dev-log"
+    syslog = logtargets.Syslog
+    monkeypatch.setattr(logtargets, "Syslog", lambda: syslog(str(path)))
+    with contextlib.ExitStack() as stack:
+
+        def make(form: str = "text") -> Log:
+            made = Log(logging.DEBUG, LogSettings(form, "syslog"))
+            stack.callback(made.close)
+            return made
+
+        yield path, make
+
+
+def test_syslog_lines(syslog):
+    """RFC 3164 as syslog(3) sends it; facility mail (2) times eight, and the severity."""
+    path, make = syslog
+    with Syslogd(path) as syslogd:
+        make()
+        for method, priority, name in (
+            (log.debug, 23, "DEBUG"),
+            (log.info, 22, "INFO"),
+            (log.warning, 20, "WARNING"),
+            (log.error, 19, "ERROR"),
+            (log.critical, 18, "CRITICAL"),
+        ):
+            method("an\nevent")
+            when = r"[A-Z][a-z]{2} [ 1-3][0-9] [0-9:]{8}"
+            line = rf"<{priority}>{when} mta-sts-daemon\[{os.getpid()}\]: {name} an\\nevent"
+            assert re.fullmatch(line, syslogd.line())
+
+
+def test_json_in_syslog(syslog):
+    path, make = syslog
+    with Syslogd(path) as syslogd:
+        make("json")
+        log.info("an event")
+        assert json.loads(syslogd.line().partition("]: ")[2])["message"] == "an event"
+
+
+def test_syslog_line_is_bounded(syslog):
+    path, make = syslog
+    with Syslogd(path) as syslogd:
+        make()
+        log.info("x" * 100_000)
+        assert len(syslogd.line()) == 8000
+
+
+def test_syslogd_that_starts_anew_loses_nothing(syslog):
+    path, make = syslog
+    with Syslogd(path) as syslogd:
+        make()
+        log.info("first")
+        assert syslogd.line().endswith("first")
+    path.unlink()
+    with Syslogd(path) as syslogd:
+        log.info("second")
+        assert syslogd.line().endswith("second")
+
+
+def test_syslogd_that_is_not_there_costs_lines_that_are_counted(syslog, capfd):
+    path, make = syslog
+    make()
+    log.info("first")
+    log.info("second")
+    said = ""
+
+    def complained() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return said != ""
+
+    wait_for(complained, "a word on standard error")
+    with Syslogd(path) as syslogd:
+        log.info("third")
+        taken = [syslogd.line()]
+        while not taken[-1].endswith("third"):
+            taken.append(syslogd.line())
+    reason = "No such file or directory"
+    lost = re.search(f"WARNING ([12]) lines? w.+ lost: the log could not .+: {reason}", taken[0])
+    # The second may have waited for the syslogd.
+    assert int(lost[1]) + len(taken) - 2 == 2
+    assert said == f"mta-sts-daemon: {path}: {reason}: log lines are lost\n"
+
+
+def test_syslogd_that_hangs_stops_nobody(syslog, monkeypatch):
+    monkeypatch.setattr(logs, "_LAST_LINES", 0.3)
+    path, make = syslog
+    with Syslogd(path):
+        output = make()
+        for index in range(20_000):
+            log.info("%d", index)
+        output.close()
+        assert output._writer.is_alive(), "the socket took all lines"
+    # Its end ends the wait.
+    output._writer.join(DEADLINE)
+    assert not output._writer.is_alive()
+
+
+# The daemon
+
+
+@contextlib.contextmanager
+def daemon(directory, text: str, *arguments: object) -> Iterator[None]:
+    """Run a daemon with the configuration `text`; at the end it stops as it is told."""
+    config = directory / "config.yml"
+    config.write_text(f"port: 0\n{text}")
+    command = [sys.executable, "-m", "stsresolver.daemon", "-c", config, *arguments]
+    with (
+        (directory / "stderr").open("wb") as errors,
+        subprocess.Popen(list(map(str, command)), stderr=errors) as process,
+    ):
+        try:
+            yield
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE) == 0
+        finally:
+            process.kill()
+
+
+def test_daemon_logs_where_the_configuration_says(tmp_path):
+    path = tmp_path / "log"
+    with daemon(tmp_path, f"log: {{format: json, target: file, file: {path}}}\n"):
+        wait_for(has_line(path, "listening on"), "the daemon")
+    assert objects(path)[-1]["message"] == "stopped"
+    assert (tmp_path / "stderr").read_text() == ""
+
+
+def test_option_wins_over_target_and_file_and_leaves_the_format(tmp_path):
+    path, other = tmp_path / "log", tmp_path / "other"
+    text = f"log: {{format: json, target: file, file: {other}}}\n"
+    with daemon(tmp_path, text, "-l", path):
+        wait_for(has_line(path, "listening on"), "the daemon")
+    assert objects(path)[-1]["message"] == "stopped"
+    assert not other.exists()
+
+
+def test_daemon_whose_log_file_cannot_be_opened(tmp_path):
+    config = tmp_path / "config.yml"
+    config.write_text("port: 0\nlog: {target: file, file: /no/such/directory/log}\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "stsresolver.daemon", "-c", config],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    reason = "/no/such/directory/log: No such file or directory"
+    assert (run.returncode, run.stderr) == (73, f"mta-sts-daemon: {reason}\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stsresolver import Cause, Failure, Found, Lookup, Mode, NoPolicy, NotChanged, Policy, query
+from stsresolver.settings import Proxy
 from stsresolver.version import __version__
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +33,9 @@ class Asked:
         self.result: Lookup = NoPolicy(Cause.NO_RECORD)
         self.calls: list[tuple[float, str, str | None]] = []
 
-    def __call__(self, timeout: float) -> Asked:
+    def __call__(self, timeout: float, *, proxy: Proxy | None) -> Asked:
         self.timeout = timeout
+        self.proxy = proxy
         return self
 
     def resolve(self, domain: str, known_id: str | None = None) -> Lookup:
@@ -242,6 +244,21 @@ def test_exit_status_of_the_process(arguments, status, output):
     assert "Traceback" not in run.stderr
 
 
+def test_proxy_of_the_environment(asked, printed, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    printed("example.com")
+    assert asked.proxy == Proxy("proxy.example", 3128)
+
+
+def test_proxy_that_cannot_be_used(asked, capsys, monkeypatch):
+    monkeypatch.setenv("https_proxy", "socks5://user:secret@proxy.example")
+    assert query.main(["example.com"]) == 64
+    errors = capsys.readouterr().err
+    assert errors.startswith("mta-sts-query: https_proxy in the environment: found the scheme ")
+    assert "secret" not in errors
+    assert asked.calls == []
+
+
 def test_terminal_that_knows_ascii_alone():
     """What it cannot show is escaped, and does not turn "there is a policy" into a failure."""
     text = "\n".join([*TEXT[:-1], "x-note: snow ☃"]).encode()
@@ -251,7 +268,7 @@ from stsresolver import Found, query
 from stsresolver.sts import parse_policy
 
 class Resolver:
-    def __init__(self, timeout):
+    def __init__(self, timeout, proxy):
         pass
 
     def resolve(self, domain, known_id):
