@@ -10,15 +10,13 @@ Names are asked as they are: no search list, no /etc/hosts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import dns.exception
-import dns.message
 import dns.name
 import dns.rdatatype
-from dns.rdtypes.ANY.SOA import SOA
 
 from .deadline import Deadline
+from .dns_messages import Answer
 from .nameservers import NameServerError, NameServers
 from .results import Cause, Failure, NoPolicy
 from .sts import RecordError, SeveralRecords, domain_id
@@ -45,16 +43,16 @@ class Discovery:
         except dns.exception.DNSException:
             return NoPolicy(Cause.NO_RECORD, "its name would be longer than DNS allows")
         try:
-            records, ttl = self._ask(name, dns.rdatatype.TXT, Deadline(self._timeout))
+            answer = self._ask(name, dns.rdatatype.TXT, Deadline(self._timeout))
         except (DiscoveryError, TimeoutError) as error:
             return Failure(Cause.DNS, str(error))
         try:
-            found = domain_id(b"".join(record.strings) for record in records)
+            found = domain_id(b"".join(record.strings) for record in answer.records)
         except SeveralRecords as error:
             return NoPolicy(Cause.SEVERAL_RECORDS, str(error))
         except RecordError as error:
             return NoPolicy(Cause.BAD_RECORD, str(error))
-        return found or NoPolicy(Cause.NO_RECORD, ttl=ttl)
+        return found or NoPolicy(Cause.NO_RECORD, ttl=answer.negative_ttl)
 
     def addresses(self, host: str, deadline: Deadline) -> Iterator[list[str]]:
         """Yield the IPv4 addresses of `host`, and then, if still wanted, the IPv6 addresses.
@@ -66,25 +64,12 @@ class Discovery:
         except dns.exception.DNSException:
             return
         for rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
-            records, _ = self._ask(name, rdtype, deadline)
-            yield [record.address for record in records]
+            yield [record.address for record in self._ask(name, rdtype, deadline).records]
 
     def _ask(
         self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType, deadline: Deadline
-    ) -> tuple[list[Any], int]:
-        """Return the records, and for none of them how many seconds that may be remembered."""
+    ) -> Answer:
         try:
-            answer = self._name_servers.ask(name, rdtype, deadline)
-            records = answer.resolve_chaining().answer
-        except (dns.exception.DNSException, NameServerError) as error:
-            raise DiscoveryError(str(error) or type(error).__name__) from error
-        return (list(records), 0) if records is not None else ([], _negative_ttl(answer))
-
-
-def _negative_ttl(response: dns.message.Message) -> int:
-    """Return the seconds that the zone's SOA lets an empty answer be remembered (RFC 2308 §5)."""
-    for rrset in response.authority:
-        for record in rrset:
-            if isinstance(record, SOA):
-                return min(rrset.ttl, record.minimum)
-    return 0
+            return self._name_servers.ask(name, rdtype, deadline)
+        except NameServerError as error:
+            raise DiscoveryError(str(error)) from error
