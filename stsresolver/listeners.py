@@ -1,4 +1,5 @@
-"""The sockets that the daemon listens on: TCP over IPv4 and IPv6, or one UNIX socket.
+"""The sockets that the daemon listens on: TCP over IPv4 and IPv6, or one UNIX socket, or those that
+the service manager has opened already, of either kind.
 
 Every function raises `ListenError` with a sentence that names the address and says why.
 """
@@ -9,11 +10,14 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterable
 
 from .files import Stamp, stamp
 
 # Postfix opens as many connections as it runs smtp(8) processes, at once when mail comes in bursts.
 BACKLOG = 1024
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 class ListenError(OSError):
@@ -50,11 +54,11 @@ def listen_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]
     return listeners
 
 
-def listen_unix(path: str, mode: int | None) -> socket.socket:
+def listen_unix(path: str, mode: int | None, uid: int = -1, gid: int = -1) -> socket.socket:
     """Listen on a UNIX socket at `path` with file mode `mode`, None for what the umask leaves.
 
-    A socket that nobody listens on any more is replaced. One that a process listens on, and any
-    other kind of file, is an error.
+    `uid`, `gid`: whose the file is to be, -1 for ours. A socket that nobody listens on any more is
+    replaced. One that a process listens on, and any other kind of file, is an error.
     """
     try:
         _remove_stale(path)
@@ -67,6 +71,8 @@ def listen_unix(path: str, mode: int | None) -> socket.socket:
             finally:
                 if umask is not None:
                     os.umask(umask)
+            if (uid, gid) != (-1, -1):
+                os.chown(path, uid, gid)
             if mode is not None:
                 os.chmod(path, mode)
             listener.listen(BACKLOG)
@@ -78,6 +84,35 @@ def listen_unix(path: str, mode: int | None) -> socket.socket:
     except OSError as error:
         raise ListenError(f"{path}: {error.strerror or error}") from error
     return listener
+
+
+def take_over(descriptors: Iterable[int]) -> list[socket.socket]:
+    """Return the sockets at `descriptors`, which the service manager listens on for us.
+
+    They stay in the service manager's hands: where a UNIX socket's file lies is its business.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        for descriptor in descriptors:
+            where = f"descriptor {descriptor} of the service manager"
+            try:
+                os.set_inheritable(descriptor, False)
+                listener = socket.socket(fileno=descriptor)
+                listeners.append(listener)
+                listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            except OSError as error:
+                raise ListenError(f"{where}: {error.strerror or error}") from error
+            if listener.family not in _FAMILIES:
+                raise ListenError(f"{where}: neither TCP nor a UNIX socket")
+            if listener.type != socket.SOCK_STREAM:
+                raise ListenError(f"{where}: no stream socket; its unit needs ListenStream=")
+            if not listens:
+                raise ListenError(f"{where}: a connection; its unit needs Accept=no")
+    except ListenError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
 
 
 def remove_unix(path: str, ours: Stamp) -> None:
