@@ -7,16 +7,17 @@ thing that is wrong:
     /etc/mta-sts-daemon.yml:7: default_zone.timeout: found the text "abc"; allowed: a number of \
 seconds, over 0 and at most 40
 
-The keys are those of the manual page mta-sts-daemon.yml(5), and three more: `workers`, `tlsrpt` in
-a zone, `unused_after` in `proactive_policy_fetching`. A zone has the built-in default for a key
-that it leaves out, not `default_zone`'s.
+The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: `owner`, `group`,
+`workers`, `log`, `metrics`, `https_proxy`, `no_proxy`, `tlsrpt` in a zone, `unused_after` in
+`proactive_policy_fetching`. A zone has the built-in default for a key that it leaves out, not
+`default_zone`'s.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,7 +37,19 @@ from .configfile import (
     string,
     truth,
 )
-from .settings import Cache, Config, InternalCache, Proactive, RedisCache, SqliteCache, Zone
+from .proxy import ProxyError, parse_no_proxy, parse_proxy
+from .settings import (
+    Cache,
+    Config,
+    InternalCache,
+    LogSettings,
+    MetricsSettings,
+    Proactive,
+    Proxy,
+    RedisCache,
+    SqliteCache,
+    Zone,
+)
 
 __all__ = [
     "DEFAULT_PATH",
@@ -44,7 +57,10 @@ __all__ = [
     "Config",
     "ConfigError",
     "InternalCache",
+    "LogSettings",
+    "MetricsSettings",
     "Proactive",
+    "Proxy",
     "RedisCache",
     "SqliteCache",
     "Zone",
@@ -100,7 +116,8 @@ def parse(text: bytes | str, name: str) -> Config:
     values = root.read(lambda entry: entry.section(_KEYS)) or {}
     root.problems.check()
     proactive = values.pop("proactive_policy_fetching", Proactive())
-    return Config(**values, proactive=proactive, warnings=tuple(root.problems.warnings))
+    warnings, lines = tuple(root.problems.warnings), root.problems.lines
+    return Config(**values, proactive=proactive, warnings=warnings, lines=lines)
 
 
 _timeout = number(float, 0, TIMEOUT_MAX, over=True, unit="seconds")
@@ -134,6 +151,15 @@ def _mode(entry: Entry) -> int:
     return value
 
 
+def _account(entry: Entry) -> str:
+    value = entry.value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    if not isinstance(value, str) or not _is_one_word(value):
+        raise Refused("a name or a number of the system's accounts")
+    return value
+
+
 def _zone_timeout(entry: Entry) -> float:
     seconds = _timeout(entry)
     if seconds > TIMEOUT_USEFUL:
@@ -141,16 +167,57 @@ def _zone_timeout(entry: Entry) -> float:
     return min(seconds, TIMEOUT_USEFUL)
 
 
-def _cache_type(entry: Entry) -> str:
+def _one_of(words: Collection[str]) -> Callable[[Entry], str]:
+    def rule(entry: Entry) -> str:
+        value = entry.value
+        if not isinstance(value, str) or value not in words:
+            raise Refused(", ".join(words), entry.found + guess(str(value), words))
+        return value
+
+    return rule
+
+
+def _https_proxy(entry: Entry) -> Proxy:
     value = entry.value
-    if not isinstance(value, str) or value not in _CACHES:
-        raise Refused(", ".join(_CACHES), entry.found + guess(str(value), _CACHES))
-    return value
+    try:
+        # What is no text is no URL, and "" is none either.
+        return parse_proxy(value if isinstance(value, str) else "")
+    except ProxyError as error:
+        found = error.found if isinstance(value, str) else ""
+        raise Refused(error.allowed, found) from None
+
+
+def _no_proxy(entry: Entry) -> tuple[str, ...]:
+    data = entry.data
+    names: list[Any] = data if isinstance(data, list) else [data]
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise Refused("names of hosts with commas between, or a list of them")
+    return parse_no_proxy(",".join(names))
+
+
+def _log(entry: Entry) -> LogSettings | None:
+    values = entry.section(_LOG)
+    target = values.get("target", "stderr")
+    if target == "file" and "file" not in values:
+        entry.wrong("file is missing: the name of the log file")
+        return None
+    if target in ("stderr", "syslog") and "file" in values:
+        entry.wrong(f"file is only for target: file, and the target is {target}")
+        return None
+    return LogSettings(**values)
+
+
+def _metrics(entry: Entry) -> MetricsSettings | None:
+    values = entry.section(_ADDRESS)
+    if "path" not in values and "port" not in values:
+        entry.wrong("port is missing, and so is path: where to listen")
+        return None
+    return MetricsSettings(**values)
 
 
 def _cache(entry: Entry) -> Cache | None:
     # Which options there are depends on the type.
-    values = entry.section({"type": _cache_type, "options": lambda options: options})
+    values = entry.section({"type": _one_of(_CACHES), "options": lambda options: options})
     kind = values.get("type", "internal")
     if kind is None:
         return None
@@ -195,6 +262,12 @@ def _zones(entry: Entry) -> dict[str, Zone | None]:
     return zones
 
 
+_LOG: Mapping[str, Rule] = {
+    "format": _one_of(("text", "json")),
+    "target": _one_of(("stderr", "file", "syslog")),
+    "file": string("the name of a file", bool),
+}
+
 _zone = section(
     Zone,
     {
@@ -231,17 +304,27 @@ _proactive = section(
     },
 )
 
-_KEYS: Mapping[str, Rule] = {
+_ADDRESS: Mapping[str, Rule] = {
     "host": string(
         "a host name or an IP address, in quotes if it looks like a number", _is_one_word
     ),
     "port": number(int, 0, PORT_MAX, note=" (0: the kernel chooses one)"),
     "path": string(f"the name of a socket, 1 to {PATH_BYTES_MAX} bytes long", _is_socket_path),
     "mode": _mode,
+}
+
+_KEYS: Mapping[str, Rule] = {
+    **_ADDRESS,
+    "owner": _account,
+    "group": _account,
     "reuse_port": truth,
     "cache_grace": number(float, 0, CACHE_GRACE_MAX, unit="seconds"),
     "shutdown_timeout": number(float, 0, SHUTDOWN_TIMEOUT_MAX, unit="seconds"),
     "workers": number(int, 1, WORKERS_MAX),
+    "log": _log,
+    "metrics": _metrics,
+    "https_proxy": _https_proxy,
+    "no_proxy": _no_proxy,
     "cache": _cache,
     "proactive_policy_fetching": _proactive,
     "default_zone": _zone,

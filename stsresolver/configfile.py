@@ -58,10 +58,14 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class Problems:
-    """What was noted while a file was read: errors with their line numbers, and warnings."""
+    """What was noted while a file was read: errors with their line numbers, and warnings.
+
+    `lines`: for each key that holds something, dotted as in `Entry.key`, the line it stands on.
+    """
 
     errors: list[tuple[int, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    lines: dict[str, int] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise `ConfigError` with all errors in the order of their lines, if there are any."""
@@ -174,6 +178,9 @@ class Entry:
                 else:
                     lines[key.value] = entry.line
                     entries.setdefault(key.value, (key, entry))
+        for _, entry in entries.values():
+            if not entry.is_empty:
+                self.problems.lines[entry.key] = entry.line
         return entries
 
     def _lineage(self, node: yaml.MappingNode, seen: set[yaml.Node]) -> Iterator[yaml.MappingNode]:

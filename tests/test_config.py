@@ -9,11 +9,14 @@ from stsresolver.config import (
     Config,
     ConfigError,
     InternalCache,
+    LogSettings,
     Proactive,
+    Proxy,
     RedisCache,
     SqliteCache,
     Zone,
 )
+from stsresolver.proxy import ProxyError
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "mta-sts-daemon.yml"
 
@@ -59,20 +62,28 @@ def test_example_is_the_built_in_configuration():
 
 
 def test_example_names_every_key():
-    sections = (Config, InternalCache, Proactive, Zone)
+    sections = (Config, InternalCache, LogSettings, Proactive, Zone)
     names = {field.name for section in sections for field in fields(section)}
-    names = names - {"warnings", "proactive"} | {"proactive_policy_fetching", "type", "options"}
+    names -= {"warnings", "lines", "proactive"}
+    names |= {"proactive_policy_fetching", "type", "options"}
     there = set(re.findall(r"^ *#? *([a-z_]+):", EXAMPLE.read_text(), re.MULTILINE))
     assert names - there == set()
 
 
 def test_example_with_its_comments_switched_on():
     text = re.sub(
-        r"^( *)#(?=(path|mode|patient|  [a-z_]+):)", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE
+        r"^( *)#(?=(path|mode|https_proxy|no_proxy|patient|  [a-z_]+):)",
+        r"\1",
+        EXAMPLE.read_text(),
+        flags=re.MULTILINE,
     )
+    text = text.replace("target: stderr\n", "target: file\n").replace("#file: ", "file: ")
     assert parse(text) == Config(
         path="/var/spool/postfix/mta-sts/socket",
         mode=0o666,
+        log=LogSettings(target="file", file="/var/log/mta-sts-daemon.log"),
+        https_proxy=Proxy("proxy.example.com", 3128),
+        no_proxy=("internal.example.com", "example.net"),
         zones={"patient": Zone(timeout=10)},
     )
 
@@ -89,10 +100,15 @@ host: "::1"
 port: 1
 path: /run/mta-sts.sock
 mode: 0660
+owner: mta-sts
+group: 118
 reuse_port: false
 cache_grace: 1.5
 shutdown_timeout: 2.5
 workers: 3
+log: {format: json, target: file, file: /var/log/mta-sts.log}
+https_proxy: http://postfix:secret@proxy.example:3128
+no_proxy: [one.example, .two.example]
 cache: {type: internal, options: {cache_size: 4}}
 proactive_policy_fetching: {enabled: true, interval: 5, concurrency_limit: 6, grace_ratio: 7.5}
 default_zone: {strict_testing: true, timeout: 8.5, require_sni: false, tlsrpt: true}
@@ -105,10 +121,15 @@ zones:
         port=1,
         path="/run/mta-sts.sock",
         mode=0o660,
+        owner="mta-sts",
+        group="118",
         reuse_port=False,
         cache_grace=1.5,
         shutdown_timeout=2.5,
         workers=3,
+        log=LogSettings("json", "file", "/var/log/mta-sts.log"),
+        https_proxy=Proxy("proxy.example", 3128, "Basic cG9zdGZpeDpzZWNyZXQ="),
+        no_proxy=("one.example", "two.example"),
         cache=InternalCache(4),
         proactive=Proactive(True, 5, 6, 7.5),
         default_zone=Zone(strict_testing=True, timeout=8.5, require_sni=False, tlsrpt=True),
@@ -126,6 +147,9 @@ def test_documented_defaults():
         cache_grace=60,
         shutdown_timeout=20,
         workers=256,
+        log=LogSettings(format="text", target="stderr", file=None),
+        https_proxy=None,
+        no_proxy=None,
         cache=InternalCache(10000),
         proactive=Proactive(enabled=False, interval=86400, concurrency_limit=100, grace_ratio=2),
         default_zone=Zone(strict_testing=False, timeout=4, require_sni=True, tlsrpt=False),
@@ -151,6 +175,9 @@ NOTHING = [
     (b"\xef\xbb\xbfport: 8461\n", "a byte order mark before the first key"),
     ("port: 8461\r\nhost: 127.0.0.1\r\n", "line ends of Windows"),
     ("zones:", "an empty section"),
+    ("log:", "an empty section"),
+    ("log: {format: , target: , file: }", "empty keys in a section"),
+    ("https_proxy:\nno_proxy:", "left to the environment"),
     ("cache:", "an empty section"),
     ("cache: {options: }", "an empty section in a section"),
     ("cache: {type: , options: {}}", "an empty type"),
@@ -194,6 +221,14 @@ GOOD = [
     ("shutdown_timeout: 3600", Config(shutdown_timeout=3600), "an hour"),
     ("workers: 1", Config(workers=1), "one by one"),
     ("workers: 4096", Config(workers=4096), "the most"),
+    ("log: {format: json}", Config(log=LogSettings("json")), "to standard error"),
+    ("log: {target: syslog}", Config(log=LogSettings(target="syslog")), "no file needed"),
+    ("https_proxy: 10.0.0.1:3128", Config(https_proxy=Proxy("10.0.0.1", 3128)), "no scheme"),
+    ("https_proxy: http://p.example", Config(https_proxy=Proxy("p.example", 80)), "no port"),
+    ("no_proxy: a.example b.example", Config(no_proxy=("a.example", "b.example")), "one text"),
+    ("no_proxy: ''", Config(no_proxy=()), "nothing, whatever the environment says"),
+    ("no_proxy: []", Config(no_proxy=()), "nothing, whatever the environment says"),
+    ("no_proxy: '*'", Config(no_proxy=("*",)), "everything"),
     ("cache: {options: {cache_size: 1}}", Config(cache=InternalCache(1)), "internal is default"),
     ("cache: {type: internal}", Config(), "without options"),
     ("cache: {type: 'internal'}", Config(), "quoted"),
@@ -244,8 +279,8 @@ SOCKET = "the name of a socket, 1 to 107 bytes long"
 MODE = "an octal number with a leading zero, from 0 to 0777, such as 0660"
 GRACE = "a number of seconds from 0 to 31557600"
 TOP = (
-    "host, port, path, mode, reuse_port, cache_grace, shutdown_timeout, workers, cache, "
-    "proactive_policy_fetching, default_zone, zones"
+    "host, port, path, mode, owner, group, reuse_port, cache_grace, shutdown_timeout, workers, "
+    "log, https_proxy, no_proxy, cache, proactive_policy_fetching, default_zone, zones"
 )
 ZONE = "strict_testing, timeout, require_sni, tlsrpt"
 SECTION = "a section of KEY: VALUE lines"
@@ -253,7 +288,11 @@ NAME = "one without white space and control characters"
 
 # (text, line and key, found, allowed): each has this one problem.
 CACHES = "internal, sqlite, redis, redis_sentinel"
+PROXY = ProxyError("").allowed
+HIDDEN = "another text, which is not shown because it may hold a password"
+NAMES = "names of hosts with commas between, or a list of them"
 
+ACCOUNT = "a name or a number of the system's accounts"
 BAD = [
     # Types are strict.
     ("port: true", "1: port", "the truth value true", PORT),
@@ -295,6 +334,19 @@ BAD = [
     ("- port", "1: top level", "a list", SECTION),
     ("port 25", "1: top level", 'the text "port 25"', SECTION),
     ("5", "1: top level", "the number 5", SECTION),
+    ("log: json", "1: log", 'the text "json"', SECTION),
+    ("log: {format: 5}", "1: log.format", "the number 5", "text, json"),
+    ("log: {format: jsn}", "1: log.format", 'the text "jsn" (did you mean json?)', "text, json"),
+    ("log: {target: journal}", "1: log.target", 'the text "journal"', "stderr, file, syslog"),
+    ("log: {target: file, file: 5}", "1: log.file", "the number 5", "the name of a file"),
+    ("https_proxy: 8080", "1: https_proxy", "the number 8080", PROXY),
+    ("https_proxy: ''", "1: https_proxy", HIDDEN, PROXY),
+    ("https_proxy: http://u:se/cret@p.example", "1: https_proxy", HIDDEN, PROXY),
+    ("https_proxy: https://u:secret@p.example", "1: https_proxy", "the scheme https", PROXY),
+    ("https_proxy: http://u:secret@p.example:0", "1: https_proxy", "the port 0", PROXY),
+    ("no_proxy: 10", "1: no_proxy", "the number 10", NAMES),
+    ("no_proxy: [10]", "1: no_proxy", "a list", NAMES),
+    ("no_proxy: {a.example: }", "1: no_proxy", "a section", NAMES),
     # Ranges.
     ("port: -1", "1: port", "the number -1", PORT),
     ("port: 65536", "1: port", "the number 65536", PORT),
@@ -330,7 +382,12 @@ BAD = [
     ('path: "/\\ud800"', "1: path", r'the quoted text "/\ud800"', SOCKET),
     ("path: /" + "x" * 107, "1: path", f'the text "/{"x" * 58}…"', SOCKET),
     ("path: /" + "ü" * 54, "1: path", f'the text "/{"ü" * 54}"', SOCKET),
-    # The socket's mode.
+    # The socket's mode, owner and group.
+    ("owner: [a]", "1: owner", "a list", ACCOUNT),
+    ("owner: ''", "1: owner", 'the quoted text ""', ACCOUNT),
+    ("owner: -1", "1: owner", "the number -1", ACCOUNT),
+    ("group: yes", "1: group", "the truth value yes", ACCOUNT),
+    ("group: a b", "1: group", 'the text "a b"', ACCOUNT),
     ("mode: 666", "1: mode",
      "the decimal number 666, which is mode 01232 (is a leading zero missing?)", MODE),
     ("mode: 01000", "1: mode", "the number 01000", MODE),
@@ -577,8 +634,7 @@ def test_a_timeout_that_postfix_does_not_wait_for_is_shortened_with_a_warning():
     found = parse("zones:\n  z:\n    timeout: 60\n")
     assert found.zones["z"].timeout == 40
     assert found.warnings == (
-        "f.yml:3: zones.z.timeout: 40 seconds are used:"
-        " Postfix gives up before a longer one ends",
+        "f.yml:3: zones.z.timeout: 40 seconds are used: Postfix gives up before a longer one ends",
     )
 
 
@@ -588,3 +644,18 @@ def test_the_examples_for_other_caches_are_valid(name):
     assert type(example.cache).__name__.lower() == f"{name}cache"
     assert example.proactive.enabled
     assert example.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("log: {target: file}", "file is missing: the name of the log file"),
+        ("log: {file: a}", "file is only for target: file, and the target is stderr"),
+        (
+            "log: {target: syslog, file: a}",
+            "file is only for target: file, and the target is syslog",
+        ),
+    ],
+)
+def test_log_file_and_target_go_together(text, sentence):
+    assert problems(text) == (f"f.yml:1: log: {sentence}",)
