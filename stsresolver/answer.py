@@ -9,6 +9,7 @@ filter of `_policy_strings` see to it.
 
 from __future__ import annotations
 
+import enum
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from .domains import policy_domain
 from .netstring import MAX_REPLY, encode
 from .policies import InForce, Policies
-from .ready import Reply
+from .ready import Count, Reply
 from .settings import Zone
 from .sts import Mode, Policy
 
@@ -26,18 +27,54 @@ _NOT_FOUND = b"NOTFOUND "
 _OWN_FIELDS = ("version: ", "mode: ", "max_age: ", "mx: ")
 # Longer lists do not pass between Postfix's smtp(8) and tlsproxy(8) (ARGV_ATTR_MAX).
 _MAX_STRINGS = 1024
+# What the default zone is called where zones are told apart by name.
+DEFAULT_ZONE = "default_zone"
+
+
+class Outcome(enum.Enum):
+    """What a reply says: its first word in socketmap_table(5)."""
+
+    POLICY = "policy"
+    NONE = "none"
+    TEMPORARY = "temporary"
+    MALFORMED = "malformed"
+
+
+Counts = Mapping[Outcome, Count]
+
+
+class ReplyCounts:
+    """Where replies count, by zone and outcome: as many as there are zones, whatever is asked."""
+
+    def __init__(self) -> None:
+        self._zones: dict[str, Counts] = {}
+
+    def of(self, zone: str) -> Counts:
+        """Return where the replies of a zone count; they go on from what there was before."""
+        return self._zones.setdefault(zone, {outcome: Count() for outcome in Outcome})
+
+    def read(self) -> dict[str, Counts]:
+        """Return what there is so far."""
+        return self._zones.copy()
 
 
 class Answers:
     """Answers requests, each in the zone that its map name says.
 
-    An unknown map name means `default_zone`.
+    An unknown map name means `default_zone`, and counts as DEFAULT_ZONE in `counts`.
     """
 
-    def __init__(self, policies: Policies, default_zone: Zone, zones: Mapping[str, Zone]) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        default_zone: Zone,
+        zones: Mapping[str, Zone],
+        counts: ReplyCounts | None = None,
+    ) -> None:
+        counts = counts or ReplyCounts()
         self._policies = policies
-        self._default_zone = default_zone
-        self._zones = {name.encode(): zone for name, zone in zones.items()}
+        self._default_zone = default_zone, counts.of(DEFAULT_ZONE)
+        self._zones = {name.encode(): (zone, counts.of(name)) for name, zone in zones.items()}
 
     @property
     def changes(self) -> int:
@@ -49,12 +86,14 @@ class Answers:
 
         Only computes, and little: the serving thread may call it.
         """
-        _, space, next_hop = request.partition(b" ")
+        name, space, next_hop = request.partition(b" ")
         if not space:
-            return Reply(encode(b"PERM "), math.inf)
+            count = self._default_zone[1][Outcome.MALFORMED]
+            return Reply(encode(b"PERM "), math.inf, count=count)
         # Letters of all the world cost more to convert than the serving thread should spend.
         if next_hop.isascii() and policy_domain(next_hop) is None:
-            return Reply(encode(_NOT_FOUND), math.inf)
+            _, counts = self._zones.get(name, self._default_zone)
+            return Reply(encode(_NOT_FOUND), math.inf, count=counts[Outcome.NONE])
         return None
 
     def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
@@ -62,43 +101,43 @@ class Answers:
 
         Takes as long as DNS and HTTPS do.
         """
-        zone, domain = self._asked(request)
+        zone, counts, domain = self._asked(request)
         if domain is None:
-            deliver(Reply(encode(_NOT_FOUND), math.inf))
+            deliver(Reply(encode(_NOT_FOUND), math.inf, count=counts[Outcome.NONE]))
             return
 
         def answered(in_force: InForce) -> None:
             try:
-                reply = _reply(in_force, domain, zone)
+                reply = _reply(in_force, domain, zone, counts)
             except Exception:
                 log.exception("%s: the answer ended in a bug of this program", domain)
-                reply = temporary()
+                reply = _temporary(counts)
             deliver(reply)
 
         self._policies.ask(domain, zone.timeout, answered)
 
     def at_hand(self, request: bytes) -> Reply:
         """Return the reply that needs no waiting: what is known to be in force, else `TEMP `."""
-        zone, domain = self._asked(request)
+        zone, counts, domain = self._asked(request)
         in_force = self._policies.at_hand(domain, zone.timeout) if domain else None
         if domain is None or in_force is None:
-            return temporary()
-        return _reply(in_force, domain, zone)
+            return _temporary(counts)
+        return _reply(in_force, domain, zone, counts)
 
-    def _asked(self, request: bytes) -> tuple[Zone, str | None]:
+    def _asked(self, request: bytes) -> tuple[Zone, Counts, str | None]:
         name, _, next_hop = request.partition(b" ")
-        return self._zones.get(name, self._default_zone), policy_domain(next_hop)
+        return *self._zones.get(name, self._default_zone), policy_domain(next_hop)
 
 
-def temporary() -> Reply:
+def _temporary(counts: Counts) -> Reply:
     """Return the reply that makes Postfix try again later."""
-    return Reply(encode(b"TEMP "), -math.inf)
+    return Reply(encode(b"TEMP "), -math.inf, count=counts[Outcome.TEMPORARY])
 
 
-def _reply(in_force: InForce, domain: str, zone: Zone) -> Reply:
-    return Reply(
-        encode(answer(in_force.policy, domain, zone)), in_force.until, domain, in_force.change
-    )
+def _reply(in_force: InForce, domain: str, zone: Zone, counts: Counts) -> Reply:
+    text = answer(in_force.policy, domain, zone)
+    count = counts[Outcome.NONE if text == _NOT_FOUND else Outcome.POLICY]
+    return Reply(encode(text), in_force.until, domain, in_force.change, count)
 
 
 def answer(policy: Policy | None, domain: str, zone: Zone) -> bytes:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+# Seconds without a jump after which the wall clock counts as right, and what counts as a jump.
+STEADY = 3600.0
+_JUMP = 300.0
+
 
 class Clock(Protocol):
     """What the module `time` has: wall clock for stored times, monotonic inside the process."""
@@ -13,3 +17,24 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Return seconds that no change of the system's clock moves."""
+
+
+class SteadyClock:
+    """Whether the wall clock can be believed where it contradicts a stored time.
+
+    A host without a clock of its own starts years behind, and any clock may be set wrong and then
+    right again. One that has not jumped for an hour is right, and what contradicts it is wrong.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset = clock.time() - clock.monotonic()
+        self._since = clock.monotonic()
+
+    def is_steady(self) -> bool:
+        """Say whether the wall clock has not jumped for an hour, as far as was seen here."""
+        now = self._clock.monotonic()
+        offset = self._clock.time() - now
+        if abs(offset - self._offset) > _JUMP:
+            self._offset, self._since = offset, now
+        return now >= self._since + STEADY

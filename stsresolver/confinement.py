@@ -1,8 +1,11 @@
 """What the resolver process gives up before it reads a stranger's first byte.
 
 Limits of memory, files and core dumps (setrlimit(2)), new privileges (prctl(2)), and, where the
-kernel has Landlock (landlock(7)), writing, removing and executing any file, listening on TCP, and
+kernel has Landlock (landlock(7)), writing, removing and executing any file, taking a TCP port, and
 tracing or signalling other processes. All for good, and before any thread is started.
+
+Out of Landlock's reach are reading files, connecting, also to UNIX sockets in the file system,
+listening on a port that the kernel picks, and the modes and owners of one's own files.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ def confine(memory: int) -> str:
 
 
 def _landlock(libc: ctypes.CDLL) -> int:
-    """Let nothing be written, executed, listened on, traced or signalled; return the version."""
+    """Let nothing be written, executed, bound, traced or signalled; return the version."""
     version = _checked(
         libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
     )

@@ -71,8 +71,8 @@ class Connections:
     """Serves the clients of `listeners` with replies from `ready` and, failing that, from `ask`.
 
     `limit`: how many may be open at once. `again`: the monotonic time at which `accept` is to be
-    called, after it had to stop. `wake`: a socket that ends the poll; what is sent to it means
-    nothing.
+    called, after it had to stop. `accepted`: how many there were so far. `wake`: a socket that ends
+    the poll; what is sent to it means nothing.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Connections:
     ) -> None:
         self.limit = limit
         self.again = math.inf
+        self.accepted = 0
         self._wake = wake
         self._ready = ready
         self._ask = ask
@@ -117,6 +118,8 @@ class Connections:
                     self._read(connection, now)
                 else:
                     self._other_event(connection, event, now)
+            except MemoryError:
+                self._out_of_memory(connection, now)
             except Exception:
                 log.exception("a connection ended in a bug of this program")
                 if connection is not None:
@@ -324,8 +327,18 @@ class Connections:
                 connection = Connection(client, now)
                 self._poll.register(connection.fd, _IN)
                 self._open[connection.fd] = connection
+                self.accepted += 1
         self._refuse()
         self._complain(f"{self.limit} are open, as many as may be")
+
+    def _out_of_memory(self, connection: Connection | None, now: float) -> None:
+        """Close the connection that needs what there is not, and take no new ones for now."""
+        if connection is not None:
+            self.close(connection)
+        if not self._draining:
+            self._refuse()
+            self.again = now + ACCEPT_PAUSE
+        self._complain("out of memory")
 
     def _complain(self, why: str) -> None:
         """Warn that clients have to wait, once until they need not."""

@@ -3,56 +3,66 @@
 Exit statuses are those of sysexits.h: 0 after a stop that was asked for, 1 after one that left
 requests unanswered (asked for twice, or past shutdown_timeout), 64 for wrong arguments, 69 for an
 address that cannot be listened on, 73 for a file that cannot be written, 77 for a user it cannot
-become, 78 for a wrong configuration.
+become, 78 for a wrong configuration. `--check-config` ends with 0 or 78, `--doctor` with 0, 78, or
+1 where it found a problem.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
+import importlib.util
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from . import listeners
-from .answer import Answers
 from .arguments import Arguments
 from .cache import StoreError
-from .cache.opening import open_cache
 from .config import DEFAULT_PATH, ConfigError, load
 from .files import stamp
 from .logs import LEVELS, Log
-from .policies import Policies
-from .privileges import PrivilegeError, become
-from .proactive import Proactive
-from .resolver_process import ResolverProcess
+from .orders import Orders
+from .pidfile import PidfileError, pidfile
+from .privileges import PrivilegeError, become, group_id, user_id
+from .proxy import ProxyError, from_environment
 from .server import SocketmapServer
-from .settings import Config, InternalCache
+from .service import Service
+from .settings import Config, LogSettings, Proxy
+from .systemd import ServiceManager, listen_fds
 from .version import __version__
 
 log = logging.getLogger("stsresolver.daemon")
 
+# Seconds that closing caches, log and resolver process may take after the last answer.
+CLEANUP = 10.0
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon. Return its exit status."""
-    options = _arguments().parse_args(argv)
-    try:
-        config, source = _configuration(options.config)
-        return _run(config, source, options)
-    except ConfigError as error:
-        return _refuse(os.EX_CONFIG, str(error))
-    except listeners.ListenError as error:
-        return _refuse(os.EX_UNAVAILABLE, f"cannot listen on {error}")
-    except PrivilegeError as error:
-        return _refuse(os.EX_NOPERM, str(error))
-    except CannotWrite as error:
-        return _refuse(os.EX_CANTCREAT, str(error))
-    except StoreError as error:
-        return _refuse(os.EX_CONFIG, str(error))
+    with ServiceManager() as manager:
+        options = _arguments().parse_args(argv)
+        try:
+            config, source = _configuration(options.config)
+            if options.check_config or options.doctor:
+                return _look(config, source, options)
+            return _run(config, source, options, manager)
+        except ConfigError as error:
+            status, why = os.EX_CONFIG, str(error)
+        except listeners.ListenError as error:
+            status, why = os.EX_UNAVAILABLE, f"cannot listen on {error}"
+        except PrivilegeError as error:
+            status, why = os.EX_NOPERM, str(error)
+        except (CannotWrite, PidfileError) as error:
+            status, why = os.EX_CANTCREAT, str(error)
+        except StoreError as error:
+            status, why = os.EX_CONFIG, str(error)
+        manager.refused(why)
+        return _refuse(status, why)
 
 
 class CannotWrite(Exception):
@@ -71,6 +81,10 @@ def _arguments() -> Arguments:
     add("-u", "--user", help="become this user once socket, log and pidfile are open")
     add("-g", "--group", help="become this group once socket, log and pidfile are open")
     add("--disable-uvloop", action="store_true", help="accepted and ignored")
+    instead = parser.add_mutually_exclusive_group().add_argument
+    instead("--check-config", action="store_true", help="print the configuration that holds")
+    instead("--doctor", action="store_true", help="say what is amiss on this host")
+    add("--postfix-config", metavar="DIR", help="Postfix's configuration, for --doctor")
     return parser
 
 
@@ -80,30 +94,52 @@ def _refuse(status: int, message: str) -> int:
     return status
 
 
+def _look(config: Config, source: str, options: argparse.Namespace) -> int:
+    """Print the configuration, or what the doctor finds. Return the exit status."""
+    # Loaded here: a daemon that serves needs none of it.
+    if options.check_config:
+        from .effective import effective  # noqa: PLC0415
+
+        for warning in config.warnings:
+            print(f"mta-sts-daemon: warning: {warning}", file=sys.stderr)
+        for line in effective(config, source, os.environ):
+            print(line)
+        return os.EX_OK
+    from .doctor import examine  # noqa: PLC0415
+
+    return examine(config, source, user=options.user, postfix_directory=options.postfix_config)
+
+
 def _configuration(path: str | None) -> tuple[Config, str]:
     """Return the configuration and a word about where it comes from."""
     if path is None:
         if not os.path.exists(DEFAULT_PATH):
             return Config(), f"built-in defaults: there is no {DEFAULT_PATH}"
         path = DEFAULT_PATH
-    return load(path), path
+    config = load(path)
+    if config.metrics is not None and importlib.util.find_spec("prometheus_client") is None:
+        where = f"{path}:{config.lines['metrics']}: metrics"
+        what = "prometheus_client is missing: pip install 'stsresolver[metrics]'"
+        raise ConfigError(f"{where}: {what}")
+    return config, path
 
 
-def _run(config: Config, source: str, options: argparse.Namespace) -> int:
+def _run(config: Config, source: str, options: argparse.Namespace, manager: ServiceManager) -> int:
     """Serve until a signal ends it. Return the exit status."""
     with contextlib.ExitStack() as cleanup:
+        settings = _log_settings(config, options)
         try:
-            output = Log(LEVELS[options.verbosity], options.logfile)
+            output = Log(LEVELS[options.verbosity], settings)
         except OSError as error:
-            raise CannotWrite(f"{options.logfile}: {error.strerror}") from error
+            raise CannotWrite(f"{settings.file}: {error.strerror}") from error
         cleanup.callback(output.close)
         log.info("stsresolver %s, configuration: %s", __version__, source)
         for warning in config.warnings:
             log.warning("%s", warning)
         try:
-            server = _ready(config, options, cleanup)
+            server = _ready(config, options, cleanup, manager)
         except Exception as error:
-            if options.logfile is not None:
+            if settings.target != "stderr":
                 log.critical("not started: %s", error)
             raise
         clean = server.serve_forever()
@@ -111,92 +147,167 @@ def _run(config: Config, source: str, options: argparse.Namespace) -> int:
     return os.EX_OK if clean else 1
 
 
+def _log_settings(config: Config, options: argparse.Namespace) -> LogSettings:
+    """Return how to log: the file of -l wins over the configuration's target."""
+    if options.logfile is None:
+        return config.log
+    return replace(config.log, target="file", file=options.logfile)
+
+
+def _proxy(config: Config) -> Proxy | None:
+    """Return the proxy that policies are fetched through. Raise `ConfigError`."""
+    try:
+        proxy = from_environment(os.environ, config.https_proxy, config.no_proxy)
+    except ProxyError as error:
+        raise ConfigError(f"https_proxy in the environment: {error}") from error
+    if proxy is not None:
+        log.info("policies are fetched through the proxy %s", proxy)
+    return proxy
+
+
 def _ready(
-    config: Config, options: argparse.Namespace, cleanup: contextlib.ExitStack
+    config: Config,
+    options: argparse.Namespace,
+    cleanup: contextlib.ExitStack,
+    manager: ServiceManager,
 ) -> SocketmapServer:
     """Return the server, listening and with its privileges given up."""
     sockets = cleanup.enter_context(_listening(config))
+    page_sockets = cleanup.enter_context(_listening_for_pages(config))
     server = SocketmapServer(
         sockets, workers=config.workers, shutdown_timeout=config.shutdown_timeout
     )
     cleanup.callback(server.server_close)
+
+    orders = Orders()
+
+    def stop(*_: object) -> None:
+        manager.stopping(server.shutdown_timeout + CLEANUP)
+        server.stop()
+
+    def reload() -> None:
+        manager.reloading()
+        try:
+            _reload(service, options)
+        finally:
+            manager.ready()
+
     # Whoever reads the pidfile may send a signal at once.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
-    signal.signal(signal.SIGHUP, lambda *_: log.warning("SIGHUP: start the daemon anew instead"))
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda *_: orders.give(reload))
+    signal.signal(signal.SIGUSR1, lambda *_: orders.give(service.run_now))
     # A signal that comes just before the poll, or to another thread, does not interrupt it.
     signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
     cleanup.callback(signal.set_wakeup_fd, -1)
-    cleanup.enter_context(_pidfile(options.pidfile))
+    if options.pidfile is not None:
+        cleanup.enter_context(pidfile(options.pidfile))
     become(options.user, options.group)
+    if os.geteuid() == 0:
+        log.warning("the daemon goes on as root: -u USER makes it give that up")
 
-    # Opened now, because the cache's file is to belong to the user we have become.
-    cache = open_cache(config.cache, config.cache_grace)
-    cleanup.callback(cache.close)
-    resolver = ResolverProcess(config.workers, {})
-    resolver.start()
-    cleanup.callback(resolver.close)
-    policies = Policies(
-        cache,
-        functools.cache(resolver.lookups),
-        grace=config.cache_grace,
-        behind=server.behind,
-        changed=server.forget,
-        interval=config.proactive.interval,
-        grace_ratio=config.proactive.grace_ratio,
-    )
-    server.source = Answers(policies, config.default_zone, config.zones)
-    proactive = Proactive(
-        cache,
-        policies,
-        behind=server.behind,
-        fetch=config.proactive.enabled,
-        timeout=config.default_zone.timeout,
-        concurrency_limit=config.proactive.concurrency_limit,
-        unused_after=config.proactive.unused_after,
-        interval=config.proactive.interval,
-    )
-    if config.proactive.enabled or not isinstance(config.cache, InternalCache):
-        proactive.start()
-        cleanup.callback(proactive.stop)
-    for one in sockets:
-        log.info("listening on %s", listeners.name(one))
+    # Made now, because the cache's file is to belong to the user we have become.
+    service = Service(server, config, _proxy(config))
+    cleanup.callback(service.close)
+    service.start()
+    orders.start()
+    _serve_pages(service, config, page_sockets, cleanup)
+    names = [listeners.name(one) for one in sockets]
+    for name in names:
+        log.info("listening on %s", name)
+    manager.serves(server.soon, f"Listening on {', '.join(names)}")
     return server
+
+
+def _serve_pages(
+    service: Service,
+    config: Config,
+    sockets: list[socket.socket],
+    cleanup: contextlib.ExitStack,
+) -> None:
+    """Serve metrics and health from now on, where there is a socket for them."""
+    if not sockets:
+        return
+    # The extra may be missing where nobody wants metrics.
+    from .metrics import pages  # noqa: PLC0415
+    from .pages import PageServer  # noqa: PLC0415
+
+    made = pages(service, config.cache)
+    for one in sockets:
+        server = PageServer(one, made)
+        server.start()
+        cleanup.callback(server.close)
+        log.info("metrics and health at %s", listeners.name(one))
+
+
+def _reload(service: Service, options: argparse.Namespace) -> None:
+    """Go by the configuration as it is now; by the one before, if something is wrong with it."""
+    try:
+        config, source = _configuration(options.config)
+        proxy = _proxy(config)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            log.error("not reloaded: %s", line)
+        return
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    kept = service.reload(config, proxy)
+    log.info("reloaded, configuration: %s", source)
+    if kept:
+        log.warning("only a restart changes %s", ", ".join(kept))
 
 
 @contextlib.contextmanager
 def _listening(config: Config) -> Iterator[list[socket.socket]]:
-    """Listen where the configuration says; a UNIX socket's file is removed at the end."""
+    """Listen where the service manager or else the configuration says.
+
+    The file of a UNIX socket that we made is removed at the end.
+    """
+    try:
+        passed = listeners.take_over(listen_fds())
+    except ValueError as error:
+        raise listeners.ListenError(str(error)) from error
+    if passed:
+        log.info("the sockets are the service manager's: host, port and path do not count")
+        yield passed
+        return
     if config.path is None:
         yield listeners.listen_tcp(config.host, config.port, reuse_port=config.reuse_port)
         return
-    listener = listeners.listen_unix(config.path, config.mode)
-    ours = stamp(config.path)
-    try:
+    uid = user_id(config.owner) if config.owner is not None else -1
+    gid = group_id(config.group) if config.group is not None else -1
+    with _unix(config.path, config.mode, uid, gid) as listener:
         yield [listener]
-    finally:
-        with _cleaning(config.path):
-            listeners.remove_unix(config.path, ours)
 
 
 @contextlib.contextmanager
-def _pidfile(path: str | None) -> Iterator[None]:
-    """Write the process id to `path`, and remove the file at the end if it still is ours."""
-    if path is None:
-        yield
-        return
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
-    except OSError as error:
-        raise CannotWrite(f"{path}: {error.strerror}") from error
+def _listening_for_pages(config: Config) -> Iterator[list[socket.socket]]:
+    """Listen where the metrics are asked for, if they are."""
+    settings = config.metrics
+    if settings is None:
+        yield []
+    elif settings.path is not None:
+        with _unix(settings.path, settings.mode) as listener, listener:
+            yield [listener]
+    else:
+        assert settings.port is not None
+        with contextlib.ExitStack() as cleanup:
+            # As where Postfix asks, so that a new daemon can take over.
+            shared = config.reuse_port
+            found = listeners.listen_tcp(settings.host, settings.port, reuse_port=shared)
+            yield [cleanup.enter_context(one) for one in found]
+
+
+@contextlib.contextmanager
+def _unix(path: str, mode: int | None, uid: int = -1, gid: int = -1) -> Iterator[socket.socket]:
+    """Listen on a UNIX socket, and remove its file at the end."""
+    listener = listeners.listen_unix(path, mode, uid, gid)
     ours = stamp(path)
     try:
-        yield
+        yield listener
     finally:
         with _cleaning(path):
-            if stamp(path) == ours:
-                os.unlink(path)
+            listeners.remove_unix(path, ours)
 
 
 @contextlib.contextmanager

@@ -74,12 +74,20 @@ def read_result(what: str, values: list[Any]) -> Result:
         case "id", [str(text)]:
             return checked_id(text.encode())
         case "policy", [str(body)]:
-            return parse_policy(body.encode(), MAX_STORED_SIZE)
+            policy = parse_policy(body.encode(), MAX_STORED_SIZE)
+            if policy.body != body:
+                raise ValueError("a policy that is not as it is stored")
+            return policy
         case "no policy", [str(cause), str(detail), int(ttl)]:
-            return NoPolicy(_cause(cause), detail[:_MAX_DETAIL], max(0, min(ttl, _MAX_TTL)))
+            return NoPolicy(_cause(cause), _detail(detail), max(0, min(ttl, _MAX_TTL)))
         case "failure", [str(cause), str(detail)]:
-            return Failure(_cause(cause), detail[:_MAX_DETAIL])
+            return Failure(_cause(cause), _detail(detail))
     raise ValueError(f"not a result: {what[:40]!a}")
+
+
+def _detail(text: str) -> str:
+    # Half a surrogate pair, which JSON may hold, cannot be written anywhere.
+    return text[:_MAX_DETAIL].encode(errors="backslashreplace").decode()
 
 
 def _cause(name: str) -> Cause:

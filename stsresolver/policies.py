@@ -24,7 +24,7 @@ from typing import Protocol
 import cachetools
 
 from .cache import CLOCK_SKEW, Cache, Entry
-from .clock import Clock
+from .clock import Clock, SteadyClock
 from .misses import FETCH_PAUSE, Key, Miss, Misses
 from .notices import Notices
 from .results import Cause, Failure, NoPolicy
@@ -103,14 +103,15 @@ class Policies:
         clock: Clock = time,
     ) -> None:
         self.changes = 0
+        # Requests so far that waited for a lookup which another one had begun.
+        self.joined = 0
         self._store = store
         self._resolver = resolver
-        self._grace = grace
         self._behind = behind
         self._changed = changed
-        self._interval = interval
-        self._earliest = max(_EARLIEST, 1 / grace_ratio)
         self._clock = clock
+        self._steady = SteadyClock(clock)
+        self.set_times(grace, interval, grace_ratio)
         self._notices = Notices()
         self._lock = threading.Lock()
         self._flights: dict[Key, list[_Answer]] = {}
@@ -118,6 +119,12 @@ class Policies:
         self._misses = Misses(clock)
         # Modes of policies that came to their end, until a lookup says what follows.
         self._lapsed: MutableMapping[str, Mode] = cachetools.LRUCache(_MAX_LAPSED)
+
+    def set_times(self, grace: float, interval: float, grace_ratio: float) -> None:
+        """Go by other times, of the meanings above, from now on."""
+        self._grace = grace
+        self._interval = interval
+        self._earliest = max(_EARLIEST, 1 / grace_ratio)
 
     def ask(self, domain: str, timeout: float, answer: _Answer) -> None:
         """Call `answer` once with what is in force for `domain` (A-labels).
@@ -129,6 +136,7 @@ class Policies:
         with self._lock:
             if key in self._flights:
                 self._flights[key].append(answer)
+                self.joined += 1
                 return
             self._flights[key] = [answer]
         result = self._safely(key)
@@ -164,6 +172,12 @@ class Policies:
         miss = self._misses.get((domain, timeout))
         return InForce(None, now, change) if miss is not None and now < miss.until else None
 
+    def flights(self) -> tuple[int, int]:
+        """Return how many domains are being asked about, and how many requests joined in that."""
+        with self._lock:
+            flights = len(self._flights)
+            return flights, sum(map(len, self._flights.values())) - flights
+
     def refresh(self, domain: str, timeout: float, unused_after: float) -> Refresh:
         """Look at a policy in force though nobody asks for it.
 
@@ -177,6 +191,9 @@ class Policies:
                 lapsed = self._lapsed.pop(domain, None)
             if lapsed is not None:
                 self._notices.lapsed(key, lapsed, "nobody asked for it, or it could not be renewed")
+            return Refresh.LEFT
+        if not entry.checked and not self._steady.is_steady():
+            # Its times are the clock's or from the future: what is true shows later.
             return Refresh.LEFT
         if not self._begin_renewal(domain):
             return Refresh.LEFT
@@ -392,6 +409,9 @@ class Policies:
             return None, change
         now = self._clock.time()
         if entry.fetched > now + CLOCK_SKEW:
+            if not self._steady.is_steady():
+                # Which clock was wrong is not known yet: the policy stays as it is.
+                return replace(entry, fetched=now, checked=0.0), change
             # Its age is not known: it is taken as old enough to be fetched again at once.
             fetched = now - (entry.renewal - entry.fetched)
             entry = replace(entry, fetched=fetched, checked=0.0, due=now)

@@ -34,6 +34,28 @@ def become(user: str | None, group: str | None) -> None:
             os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     except PermissionError as error:
         raise PrivilegeError(f"only root can change user and group: {error.strerror}") from error
+    if account is not None and account.pw_uid != 0:
+        _check_that_root_is_gone()
+
+
+def user_id(user: str) -> int:
+    """Return the number of a user given by name or number. Raise `PrivilegeError`."""
+    return _account(user).pw_uid
+
+
+def group_id(group: str) -> int:
+    """Return the number of a group given by name or number. Raise `PrivilegeError`."""
+    return _gid(group)
+
+
+def _check_that_root_is_gone() -> None:
+    # A capability that outlived the change (CAP_SETUID, by prctl(2) of whoever started us).
+    for way in (os.setresuid, os.setresgid):
+        try:
+            way(0, 0, 0)
+        except PermissionError:
+            continue
+        raise PrivilegeError("root could be regained: the process still has CAP_SETUID")
 
 
 def _account(user: str) -> pwd.struct_passwd:

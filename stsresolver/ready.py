@@ -10,8 +10,7 @@ Not thread-safe: the serving thread alone reads and writes it, so it needs no lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 # A longer request is not remembered (bytes of the netstring).
 MAX_REQUEST = 512
@@ -20,25 +19,33 @@ MAX_REPLIES = 131_072
 MAX_BYTES = 32 << 20
 
 
+class Count:
+    """How often replies of one kind were said: `first` after looking, `again` as ready ones.
+
+    Only the serving thread counts, so it needs no lock.
+    """
+
+    __slots__ = ("again", "first")
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.again = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A reply as it goes over the wire.
 
     `data`: the netstring. `until`: the monotonic time up to which it may be said again. `domain`:
     the policy domain that it speaks of, empty where there is none. `change`: see
-    `policies.InForce`.
+    `policies.InForce`. `count`: where it counts.
     """
 
     data: bytes
     until: float
     domain: str = ""
     change: int = 0
-
-
-class _Ready(NamedTuple):
-    data: bytes
-    until: float
-    domain: str
+    count: Count = field(default_factory=Count, compare=False, repr=False)
 
 
 class _Table:
@@ -47,7 +54,7 @@ class _Table:
     __slots__ = ("bytes", "replies", "requests")
 
     def __init__(self) -> None:
-        self.replies: dict[bytes, _Ready] = {}
+        self.replies: dict[bytes, Reply] = {}
         self.requests: dict[str, list[bytes]] = {}
         self.bytes = 0
 
@@ -69,12 +76,15 @@ class ReadyReplies:
             if ready is None:
                 return None
             self._add(request, ready)
-        return ready.data if now < ready.until else None
+        if now >= ready.until:
+            return None
+        ready.count.again += 1
+        return ready.data
 
     def put(self, request: bytes, reply: Reply) -> None:
         """Remember the reply to `request`."""
         if len(request) <= MAX_REQUEST:
-            self._add(request, _Ready(reply.data, reply.until, reply.domain))
+            self._add(request, reply)
 
     def forget(self, domain: str) -> None:
         """Drop the replies that speak of `domain`."""
@@ -90,7 +100,7 @@ class ReadyReplies:
     def __len__(self) -> int:
         return len(self._newer.replies.keys() | self._older.replies.keys())
 
-    def _add(self, request: bytes, ready: _Ready) -> None:
+    def _add(self, request: bytes, ready: Reply) -> None:
         table = self._newer
         if len(table.replies) >= self._max_replies or table.bytes >= self._max_bytes:
             self._older = table

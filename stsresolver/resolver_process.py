@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .lookup_messages import (
     FETCH,
@@ -35,6 +36,7 @@ from .lookup_messages import (
 )
 from .results import Cause, Failure, NoPolicy
 from .sts import Policy
+from .tally import Durations, Tally
 from .version import __version__
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ _LONG = 60.0
 _END = 1.0
 # Seconds that a lookup waits for a process when there is none.
 _WAIT = 1.0
+# What its lines for the log may be.
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 # What a service manager tells the daemon is not for its child.
 _NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS")
 
@@ -76,14 +80,40 @@ class Lookups:
         return result if isinstance(result, Policy | Failure) else _unasked(result)
 
 
+class Ending(NamedTuple):
+    """What a lookup ended in. `what`: as in a message. `cause`: None where it found something."""
+
+    what: str
+    result: str
+    cause: Cause | None
+
+
+# "found": an id, or a policy. "none": the domain says that there is none. "failure": neither.
+_ENDINGS = (
+    Ending(POLICY_ID, "found", None),
+    Ending(POLICY_ID, "none", Cause.NO_RECORD),
+    Ending(POLICY_ID, "none", Cause.BAD_RECORD),
+    Ending(POLICY_ID, "none", Cause.SEVERAL_RECORDS),
+    Ending(POLICY_ID, "failure", Cause.DNS),
+    Ending(POLICY_ID, "failure", Cause.PROCESS),
+    Ending(FETCH, "found", None),
+    *(Ending(FETCH, "failure", cause) for cause in Cause if not cause.by_record),
+)
+
+
 @dataclass(slots=True)
 class _Child:
-    """One process, from its start to its end. `heard`: when it last said something, monotonic."""
+    """One process, from its start to its end.
+
+    `heard`: when it last said something, monotonic. `told`: to end, because another is to follow.
+    """
 
     process: subprocess.Popen[bytes]
     socket: socket.socket
     heard: float
     ready: bool = False
+    told: bool = False
+    killed: bool = False
 
 
 class ResolverProcess:
@@ -91,10 +121,16 @@ class ResolverProcess:
 
     `workers`: lookups at once. `resolver`: what `Resolver` is made with beside the timeout, as
     JSON has it. `start` returns at once; `close` ends the process.
+
+    `endings`: what the lookups so far ended in. `seconds`: how long they took, by what was asked.
+    `losses`: how often the process ended though nobody wanted it to, or could not be started.
     """
 
     def __init__(self, workers: int, resolver: Mapping[str, object]) -> None:
         self._settings = {"workers": workers, "resolver": dict(resolver)}
+        self.endings = Tally(_ENDINGS)
+        self.seconds = {POLICY_ID: Durations(), FETCH: Durations()}
+        self.losses = 0
         # Guards what follows, and each send: no other thread closes the socket meanwhile.
         self._lock = threading.Condition()
         self._last = 0
@@ -111,13 +147,24 @@ class ResolverProcess:
         """Start the process."""
         self._thread.start()
 
+    def change(self, workers: int, resolver: Mapping[str, object]) -> None:
+        """Start a process with other settings, if they differ; it takes over what is under way."""
+        settings = {"workers": workers, "resolver": dict(resolver)}
+        with self._lock:
+            if settings != self._settings and self._child is not None:
+                self._child.told = True
+                self._child.socket.shutdown(socket.SHUT_RDWR)
+            self._settings = settings
+
     def close(self) -> None:
-        """End the process. What is under way ends as a failure."""
+        """End the process. What is under way, and what is asked later, ends as a failure."""
         self._closed.set()
         with self._lock:
+            self._lock.notify_all()
             if self._child is not None:
                 self._child.socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     @property
     def pid(self) -> int | None:
@@ -127,6 +174,13 @@ class ResolverProcess:
 
     def ask(self, what: str, domain: str, timeout: float) -> Result:
         """Return what a lookup ended in."""
+        began = time.monotonic()
+        result = self._ask(what, domain, timeout)
+        self.seconds[what].add(time.monotonic() - began)
+        self.endings.add(_ending(what, result))
+        return result
+
+    def _ask(self, what: str, domain: str, timeout: float) -> Result:
         for _ in range(2):
             reply = self._exchange(what, domain, timeout)
             if isinstance(reply, Failure):
@@ -139,10 +193,10 @@ class ResolverProcess:
         """Return the message that came back, None if the process ended before."""
         reply = queue.SimpleQueue[bytes | None]()
         with self._lock:
-            if not self._lock.wait_for(lambda: self._child is not None, _WAIT):
-                return Failure(Cause.PROCESS, "it could not be started, or ends again and again")
+            self._lock.wait_for(lambda: self._child or self._closed.is_set(), _WAIT)
             child = self._child
-            assert child is not None
+            if child is None or self._closed.is_set():
+                return Failure(Cause.PROCESS, "there is none just now")
             self._last += 1
             number = self._last
             self._asked[number] = reply
@@ -160,12 +214,14 @@ class ResolverProcess:
                 self._kill(child)
             return Failure(Cause.PROCESS, "it does not answer")
         finally:
-            del self._asked[number]
+            self._asked.pop(number, None)
 
     def _kill(self, child: _Child) -> None:
         """End a process that has said nothing for as long as a lookup may take."""
-        log.error("the resolver process hangs: it is killed")
-        child.process.kill()
+        if not child.killed:
+            child.killed = True
+            log.error("the resolver process hangs: it is killed")
+            child.process.kill()
 
     def _result(self, message: bytes) -> Result:
         try:
@@ -184,6 +240,7 @@ class ResolverProcess:
             try:
                 self._live()
             except OSError as error:
+                self.losses += 1
                 log.error("the resolver process cannot be started: %s", error)
             except Exception:
                 log.exception("the resolver process met a bug of this program")
@@ -200,15 +257,15 @@ class ResolverProcess:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 1, 0))
             try:
                 process = _spawn(theirs)
-            except OSError:
+            except BaseException:
                 ours.close()
                 raise
         level = logging.getLogger(__package__).getEffectiveLevel()
         now = time.monotonic()
         child = _Child(process, ours, now)
         try:
-            ours.send(write(0, HELLO, {**self._settings, "level": level}))
             with self._lock:
+                ours.send(write(0, HELLO, {**self._settings, "level": level}))
                 self._child = child
                 self._lock.notify_all()
             self._listen(child)
@@ -226,23 +283,25 @@ class ResolverProcess:
                 return
             child.heard = time.monotonic()
             # The number alone is read here; the rest, by the thread that waits for it.
-            number = message[1 : message.find(b",", 1, 24)]
-            if number == b"0":
-                self._told(child, message)
+            number = message[1:24].partition(b",")[0]
+            if number != b"0" and number.isdigit():
+                # Taken out, so that a second answer finds nobody.
+                waiting = self._asked.pop(int(number), None)
+                if waiting is not None:
+                    waiting.put(message)
                 continue
-            waiting = self._asked.get(int(number)) if number.isdigit() else None
-            if waiting is not None:
-                waiting.put(message)
+            try:
+                self._told(child, message)
+            except ValueError as error:
+                # No stranger can make it say this, unless he has taken it over.
+                log.error("the resolver process says what cannot be: %s", error)
+                return
 
     def _told(self, child: _Child, message: bytes) -> None:
         """Read what is no result: the first word, and lines for the log."""
-        try:
-            _, what, values = read(message)
-        except ValueError as error:
-            log.error("the resolver process says what cannot be: %s", error)
-            return
+        _, what, values = read(message)
         match what, values:
-            case "hello", [version]:
+            case "hello", [str(version)]:
                 child.ready = True
                 if version != __version__:
                     log.error(
@@ -251,23 +310,38 @@ class ResolverProcess:
                         __version__,
                         version,
                     )
-            case "log", [int(level), str(), str(text)]:
+            case "log", [int(level), str(), str(text)] if level in _LEVELS:
                 log.log(level, "%s", text[:MAX_LINE])
+            case _:
+                raise ValueError(f"not a message: {what[:40]!a}")
 
     def _end(self, child: _Child) -> None:
         """Reap a process, and wake who waits for an answer of it."""
         with self._lock:
             self._child = None
             child.socket.close()
-            for waiting in self._asked.values():
+            # A copy: who is woken takes his number out.
+            for waiting in list(self._asked.values()):
                 waiting.put(None)
         try:
             status = child.process.wait(_END)
         except subprocess.TimeoutExpired:
             child.process.kill()
             status = child.process.wait()
-        if not self._closed.is_set():
-            log.error("the resolver process ended (%s): another one is started", _how(status))
+        if status == 0 and child.told:
+            log.debug("the resolver process ended as it was told to")
+        elif not self._closed.is_set():
+            self.losses += 1
+            early = "" if child.ready else " before it was ready (standard error may say why)"
+            log.error("the resolver process ended%s, %s: another is started", early, _how(status))
+
+
+def _ending(what: str, result: Result) -> Ending:
+    if isinstance(result, Failure):
+        return Ending(what, "failure", result.cause)
+    if isinstance(result, NoPolicy):
+        return Ending(what, "none", result.cause)
+    return Ending(what, "found", None)
 
 
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:

@@ -36,9 +36,11 @@ from .lookup_messages import (
 )
 from .resolver import Resolver
 from .results import Cause, Failure
+from .settings import Proxy
 from .version import __version__
 
-log = logging.getLogger(__name__)
+# By name: as the program of a process this module is `__main__`.
+log = logging.getLogger("stsresolver.resolving")
 
 # Bytes of data: the interpreter and its modules, and what each lookup may take of it.
 _BASE_MEMORY = 256 << 20
@@ -78,18 +80,37 @@ def main() -> int:
         logger.addHandler(ToDaemon(daemon))
         daemon.send(write(0, HELLO, __version__))
         log.debug("the resolver process is confined: %s", confined)
-        resolver = functools.partial(Resolver, **settings["resolver"])
-        _serve(daemon, workers, functools.cache(resolver))
+        arguments = settings["resolver"]
+        if "proxy" in arguments:
+            arguments["proxy"] = Proxy(**arguments["proxy"])
+        status = 0
+        try:
+            _serve(daemon, workers, functools.cache(functools.partial(Resolver, **arguments)))
+        except Exception:
+            log.exception("the resolver process met a bug of this program")
+            status = 1
     # Lookups that nobody waits for any more are not waited for.
-    os._exit(0)
+    os._exit(status)
 
 
 def _serve(daemon: socket.socket, workers: int, resolver: Any) -> None:
     """Have what the daemon asks looked up, until it closes the socket."""
     pool = ThreadPoolExecutor(workers)
-    while message := daemon.recv(MAX_MESSAGE):
+    while message := _next(daemon):
         number, what, values = read(message)
-        pool.submit(_answer, daemon, resolver, number, what, values)
+        try:
+            pool.submit(_answer, daemon, resolver, number, what, values)
+        except RuntimeError as error:
+            # It is in line for the threads that there are.
+            log.warning("no thread for another lookup: %s", error)
+
+
+def _next(daemon: socket.socket) -> bytes:
+    """Return the next message, nothing once the daemon has gone."""
+    try:
+        return daemon.recv(MAX_MESSAGE)
+    except ConnectionError:
+        return b""
 
 
 def _answer(

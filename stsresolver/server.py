@@ -22,11 +22,13 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .connections import Connection, Connections
 from .netstring import MAX_REPLY
 from .ready import ReadyReplies, Reply
+from .tally import Durations
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ LINE_LIMIT = 10.0
 IDLE_ROUND = 60.0
 # Seconds until another thread is tried, after one could not be started.
 HIRE_PAUSE = 0.5
+# Seconds without serving after there was no memory even to poll; others may give some back.
+MEMORY_PAUSE = 0.1
 # Descriptors left for lookups (a DNS and an HTTPS socket for each worker), files and logs.
 _SPARE_DESCRIPTORS = 64
 # Few, but some, when the limit of descriptors leaves none.
@@ -59,16 +63,41 @@ class Source(Protocol):
         """Return the reply that takes no waiting."""
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much there is to do: a look at the server.
+
+    `busy`: workers at work, of `workers` at the most. `line`: requests that wait for one. `behind`:
+    jobs that wait behind the answers. `connections`: open ones, of `limit` at the most; `accepted`:
+    all so far. `overdue`: requests so far that got what was at hand after `LINE_LIMIT`.
+    """
+
+    busy: int
+    workers: int
+    line: int
+    behind: int
+    connections: int
+    limit: int
+    accepted: int
+    overdue: int
+
+
 class Request:
-    """A request on its way through line and worker: its bytes on the wire, and its text."""
+    """A request on its way through line and worker: its bytes on the wire, and its text.
 
-    __slots__ = ("answered", "connection", "since", "text", "wire")
+    `source` is where its reply comes from, though the server may have another one meanwhile.
+    """
 
-    def __init__(self, connection: Connection, wire: bytes, text: bytes, since: float) -> None:
+    __slots__ = ("answered", "connection", "since", "source", "text", "wire")
+
+    def __init__(
+        self, connection: Connection, wire: bytes, text: bytes, since: float, source: Source
+    ) -> None:
         self.connection = connection
         self.wire = wire
         self.text = text
         self.since = since
+        self.source = source
         self.answered = False
 
 
@@ -82,7 +111,7 @@ class Job(socketserver.BaseRequestHandler):
         """Run on a worker thread."""
         request = self.request
         if isinstance(request, Request):
-            self.server.source.look_up(
+            request.source.look_up(
                 request.text, lambda reply: self.server.deliver(request, reply)
             )
         else:
@@ -93,7 +122,8 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
     """Serves `listeners` with the replies of `source`, which is set before `serve_forever`.
 
     `workers`: how many lookups may be under way at once. `shutdown_timeout`: seconds that
-    requests under way have to end after `stop`.
+    requests under way have to end after `stop`. Both may be changed at any time. `seconds`: how
+    long the requests took that had no ready reply.
     """
 
     daemon_threads = True
@@ -109,8 +139,10 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         shutdown_timeout: float = 20.0,
     ) -> None:
         super().__init__("", Job)
-        self._workers = workers
-        self._shutdown_timeout = shutdown_timeout
+        self.workers = workers
+        self.shutdown_timeout = shutdown_timeout
+        self.seconds = Durations()
+        self._overdue = 0
         self._ready = ReadyReplies()
         # What other threads ask of the serving thread, and how they wake it.
         self._messages: collections.deque[tuple[Callable[..., None], tuple[Any, ...]]]
@@ -148,6 +180,27 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
     def forget(self, domain: str) -> None:
         """Drop the ready replies that speak of `domain`."""
         self._tell(self._ready.forget, domain)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Do a call that waits for nothing on the serving thread, when it next comes round."""
+        self._tell(call)
+
+    def load(self) -> Load:
+        """Look at how much there is to do."""
+        return Load(
+            busy=self._busy,
+            workers=self.workers,
+            line=len(self._line),
+            behind=len(self._behind),
+            connections=len(self._connections),
+            limit=self._connections.limit,
+            accepted=self._connections.accepted,
+            overdue=self._overdue,
+        )
+
+    def switch(self, source: Source) -> None:
+        """Take replies from another source from now on; no ready reply outlives the change."""
+        self._tell(self._switch, source)
 
     def stop(self) -> None:
         """End `serve_forever` once what is under way is answered; a second call ends it at once.
@@ -223,12 +276,17 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
             self._connections.accept()
             while not self._finished(now):
                 due = self._due(now)
-                now = self._connections.serve(None if due == math.inf else max(0.0, due - now))
-                self._read_messages()
-                if now >= due:
-                    self._on_time(now)
-                if self._line or self._behind:
-                    self._fill_workers(now)
+                try:
+                    now = self._connections.serve(None if due == math.inf else max(0.0, due - now))
+                    self._read_messages()
+                    if now >= due:
+                        self._on_time(now)
+                    if self._line or self._behind:
+                        self._fill_workers(now)
+                except MemoryError:
+                    self._complain("out of memory")
+                    time.sleep(MEMORY_PAUSE)
+                    now = time.monotonic()
             return not self._connections
         finally:
             self._ended.set()
@@ -256,16 +314,17 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
             log.exception("a request ended in a bug of this program")
             reply = None
         if reply is None:
-            self._line.append(Request(connection, wire, text, now))
+            self._line.append(Request(connection, wire, text, now, self.source))
             return None
         self._ready.put(wire, reply)
+        reply.count.first += 1
         return reply.data
 
     def _fill_workers(self, now: float) -> None:
         """Give waiting requests to free workers, and jobs behind the answers to half of them."""
         while self._line or self._behind:
             line: collections.deque[Any] = self._line or self._behind
-            if self._busy >= (self._workers if self._line else (self._workers + 1) // 2):
+            if self._busy >= (self.workers if self._line else (self.workers + 1) // 2):
                 return
             if self._busy == self._hired and now < self._hire_again:
                 return
@@ -295,20 +354,27 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         """Send the reply to a request that had to wait, and keep it ready if it still is true."""
         now = time.monotonic()
         fits = len(reply.data) <= MAX_REPLY + len(b"100000:,")
-        if fits and reply.until > now and reply.change == self.source.changes:
+        current = request.source is self.source and reply.change == self.source.changes
+        if fits and reply.until > now and current:
             self._ready.put(request.wire, reply)
         if request.answered:
             return
         request.answered = True
+        self.seconds.add(now - request.since)
         if fits:
+            reply.count.first += 1
             self._connections.reply(request.connection, reply.data, now)
         else:
             log.error("a reply of %d bytes, more than Postfix takes", len(reply.data))
             self._connections.close(request.connection)
 
+    def _switch(self, source: Source) -> None:
+        self.source = source
+        self._ready.clear()
+
     def _answer_at_hand(self, request: Request) -> None:
         try:
-            reply = self.source.at_hand(request.text)
+            reply = request.source.at_hand(request.text)
         except Exception:
             log.exception("a request ended in a bug of this program")
             self._connections.close(request.connection)
@@ -337,6 +403,7 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
     def _on_time(self, now: float) -> None:
         while self._line and now >= self._line[0].since + LINE_LIMIT:
             request = self._line.popleft()
+            self._overdue += 1
             self._complain(f"all {self._busy} workers are busy: a request gets what is at hand")
             self._answer_at_hand(request)
         if now >= self._connections.again:
@@ -351,7 +418,7 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
             log.warning("stopping at once: %d connections are cut", len(self._connections))
             return
         log.info("stopping: no new connections, %d are open", len(self._connections))
-        self._drain_until = time.monotonic() + self._shutdown_timeout
+        self._drain_until = time.monotonic() + self.shutdown_timeout
         self._behind.clear()
         self._connections.drain()
 

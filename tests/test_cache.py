@@ -115,6 +115,20 @@ class StoreContract:
         assert [one.domain[0] for one in store.due(NOW, 3)] == ["0", "1", "2"]
         assert len(store.due(NOW, 100)) == 5
 
+    def test_make_due_makes_every_entry_due_once(self, store):
+        for number in range(5):
+            store.put(entry(f"{number}.example", due=NOW + 10 + number), NOW)
+        store.make_due(NOW)
+        found = store.due(NOW, 10)
+        assert sorted(one.domain[0] for one in found) == ["0", "1", "2", "3", "4"]
+        store.touch(replace(found[0], due=NOW + 60))
+        assert len(store.due(NOW, 10)) == 4
+        assert store.get(found[1].domain).policy == found[1].policy
+
+    def test_make_due_of_nothing(self, store):
+        store.make_due(NOW)
+        assert store.due(NOW, 10) == []
+
     def test_purge(self, store):
         for number in range(10):
             store.put(entry(f"{number}.example", fetched=NOW - 604_800 + number // 6), NOW)

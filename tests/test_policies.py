@@ -11,8 +11,9 @@ import pytest
 
 from stsresolver.cache import Entry
 from stsresolver.cache.memory import MemoryStore
+from stsresolver.clock import STEADY
 from stsresolver.misses import FETCH_PAUSE
-from stsresolver.policies import MAX_NEGATIVE_TTL, Policies
+from stsresolver.policies import MAX_NEGATIVE_TTL, Policies, Refresh
 from stsresolver.results import Cause, Failure, NoPolicy
 from stsresolver.sts import Mode, Policy
 
@@ -483,19 +484,56 @@ def test_at_hand_looks_nothing_up():
 # Clocks
 
 
-def test_a_clock_set_back_makes_nothing_expire():
-    world = published()
+@pytest.mark.parametrize("back", [7200, DAY, 400 * DAY])
+def test_a_clock_set_back_and_right_again_makes_nothing_expire(back):
+    world = published(max_age=1000)
     world.ask()
-    world.now -= 3600
+    world.now -= back
     assert world.mode() is Mode.ENFORCE
     assert world.counted() == (2, 1)
-    assert world.run_behind() == 1, "and the policy is due at once"
+    assert world.run_behind() == 0, "its times stay as they are"
+    world.record = DNS_FAILS
+    assert world.later(STEADY - 1).mode() is Mode.ENFORCE
+    assert world.policies.refresh(DOMAIN, 4.0, 0.0) is Refresh.LEFT
+    world.now = 1_800_000_000.0 + 999
+    assert world.mode() is Mode.ENFORCE, "it ends when it would have ended anyway"
+    assert world.later(1).mode() is None
+
+
+def test_a_clock_that_stays_back_for_an_hour_is_believed():
+    world = published()
+    world.ask()
+    world.now -= DAY
+    assert world.mode() is Mode.ENFORCE
+    world.later(STEADY).mode()
+    assert world.run_behind() == 1, "the policy is due at once"
+    assert world.store.get(DOMAIN).fetched == world.now
+
+
+def test_a_clock_that_starts_years_behind_loses_nothing():
+    """As on a host without a clock of its own, until somebody tells it the time."""
+    right = 1_800_000_000.0
+    world = World(DNS_FAILS)
+    world.store.put(Entry(DOMAIN, "1", policy(), right, right, right, right), right)
+    world.now = 0.0
+    world.policies = Policies(
+        world.store,
+        lambda timeout: world,
+        grace=GRACE,
+        behind=world.behind.append,
+        changed=world.changed.append,
+        clock=world,
+    )
+    assert world.mode() is Mode.ENFORCE
+    world.now = right + WEEK - 1
+    assert world.later(0).mode() is Mode.ENFORCE
 
 
 def test_a_time_from_the_future_does_not_live_for_ever():
     world = World(NO_RECORD)
     entry = Entry(DOMAIN, "1", policy(max_age=1000), world.now + WEEK, world.now + WEEK, 0.0, 0.0)
     world.store.put(entry, world.now)
+    world.later(STEADY)
     assert world.mode() is Mode.ENFORCE
     assert world.store.due(world.now, 1), "it is due at once"
     assert world.later(499).mode() is Mode.ENFORCE

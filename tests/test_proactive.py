@@ -8,6 +8,7 @@ from test_policies import DAY, DNS_FAILS, NO_RECORD, UNFETCHABLE, WEEK, World, p
 
 from stsresolver.misses import FETCH_PAUSE
 from stsresolver.proactive import Proactive
+from stsresolver.settings import Proactive as Settings
 from stsresolver.sts import Mode
 
 UNUSED = 180 * DAY
@@ -15,15 +16,9 @@ DOMAIN = "example.com"
 
 
 def scheduler(world, behind=lambda job: job(), **options):
-    settings = {
-        "fetch": True,
-        "timeout": 4.0,
-        "concurrency_limit": 100,
-        "unused_after": UNUSED,
-        "interval": DAY,
-    }
+    settings = Settings(**({"enabled": True, "interval": DAY} | options))
     return Proactive(
-        world.store, world.policies, behind=behind, clock=world, **(settings | options)
+        world.store, world.policies, settings=settings, behind=behind, timeout=4.0, clock=world
     )
 
 
@@ -194,7 +189,7 @@ def test_what_nobody_asks_for_is_no_longer_renewed():
 
 def test_without_fetching_only_the_expired_go():
     world = asked(max_age=DAY)
-    run(world, scheduler(world, fetch=False), 2 * DAY)
+    run(world, scheduler(world, enabled=False), 2 * DAY)
     assert world.counted() == (0, 0)
     assert world.store.get(DOMAIN) is None
 
@@ -273,3 +268,45 @@ def test_stop_does_not_wait_for_what_hangs():
     proactive.stop()
     proactive._thread.join(10)
     assert not proactive._thread.is_alive()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_run_that_is_asked_for_looks_at_everything_once(log, enabled):
+    world = asked(max_age=30 * DAY)
+    proactive = scheduler(world, enabled=enabled)
+    world.later(60)
+    proactive.run_now()
+    proactive.round()
+    assert world.counted() == (1, 0)
+    assert "proactive fetching: 1 checked, 0 fetched, 0 changed, 0 failed" in log.messages
+    world.later(60)
+    proactive.round()
+    assert world.counted() == (0, 0)
+
+
+def test_a_run_that_is_asked_for_does_not_wait_for_the_next_round():
+    world = asked(max_age=30 * DAY)
+    world.later(60)
+    looked = threading.Event()
+
+    def behind(job):
+        job()
+        looked.set()
+
+    proactive = scheduler(world, behind)
+    proactive.start()
+    try:
+        proactive.run_now()
+        assert looked.wait(5)
+    finally:
+        proactive.stop()
+
+
+def test_settings_may_change_between_rounds():
+    world = asked(max_age=30 * DAY)
+    proactive = scheduler(world, enabled=False)
+    run(world, proactive, 2 * DAY)
+    assert world.counted() == (0, 0)
+    proactive.settings = Settings(enabled=True)
+    proactive.round()
+    assert world.counted()[0] == 1

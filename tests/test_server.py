@@ -6,6 +6,7 @@ Loopback only.
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import random
 import subprocess
@@ -115,6 +116,38 @@ def test_reply_from_before_a_change_is_not_kept(serve):
         for _ in range(3):
             assert client.ask(b"zone ready a") == b"READY zone ready a"
     assert len(served.source.lookups) == 2
+
+
+def test_switch_drops_ready_replies_and_what_the_old_source_still_says(serve):
+    served = serve()
+    old, new = served.source, Source()
+    with served.client() as client, served.client() as waiting:
+        assert client.ask(b"zone constant a") == b"CONSTANT zone constant a"
+        waiting.send(frame(b"zone held a"))
+        wait_for(old.held(1), "the lookup")
+        served.server.switch(new)
+        assert client.ask(b"zone constant a") == b"CONSTANT zone constant a"
+        assert new.asked == [b"zone constant a"], "it is asked anew"
+        old.until = math.inf
+        old.release()
+        new.release()
+        assert waiting.replies(1) == [b"LATER zone held a"], "a request keeps its source"
+        assert waiting.ask(b"zone ready a") == b"READY zone ready a"
+        assert new.lookups == [b"zone ready a"]
+
+
+def test_reply_of_the_source_before_is_not_kept(serve):
+    class Switching(Source):
+        def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
+            served.server.switch(new)
+            super().look_up(request, deliver)
+
+    new = Source()
+    served = serve(source=Switching())
+    with served.client() as client:
+        for _ in range(2):
+            assert client.ask(b"zone ready a") == b"READY zone ready a"
+    assert new.lookups == [b"zone ready a"]
 
 
 def test_long_request_is_answered_and_not_kept(serve):

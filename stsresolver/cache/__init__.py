@@ -85,6 +85,9 @@ class Store(Protocol):
         Due is also what was fetched in the future: its times come from a clock that was wrong.
         """
 
+    def make_due(self, now: float) -> None:
+        """Let every entry be due."""
+
     def purge(self, now: float, limit: int) -> int:
         """Remove at most `limit` entries past their end; return how many were removed."""
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 import cachetools
 
 from ..clock import Clock
+from ..tally import Tally
 from . import Entry, Store, StoreError
 from .memory import MemoryStore
 
@@ -43,14 +44,16 @@ class LayeredStore:
     """`memory` in front of `store`, as one `Cache`.
 
     What could not be written is written when its domain is next needed, or by `purge`.
+    `reads`: what came of asking the store for an entry, "hit", "miss" or "failed".
     """
 
     def __init__(
         self, memory: MemoryStore, store: Store, *, grace: float, clock: Clock = time
     ) -> None:
-        self._memory = memory
+        self.memory = memory
+        self.reads = Tally(("hit", "miss", "failed"))
         self._store = store
-        self._grace = grace
+        self.grace = grace
         self._clock = clock
         self._lock = threading.Lock()
         self._reading = _Way()
@@ -67,29 +70,39 @@ class LayeredStore:
         """Whether what it does not know is not known: not while the store cannot be read."""
         return not self._reading.fails
 
+    @property
+    def readable(self) -> bool:
+        """Whether reading the store did not fail when it was last tried."""
+        return not self._reading.fails
+
+    @property
+    def writable(self) -> bool:
+        """Whether writing to it did not."""
+        return not self._writing.fails
+
     def peek(self, domain: str) -> Entry | None:
         """Return what memory has."""
-        return self._memory.peek(domain)
+        return self.memory.peek(domain)
 
     def get(self, domain: str) -> Entry | None:
         """Return the entry of `domain`, the later of memory's and the store's."""
-        known = self._memory.get(domain)
+        known = self.memory.get(domain)
         now = self._clock.time()
         if known is not None and self._is_unwritten(domain):
             self._store_put(known, now)
             return known
-        if known is not None and now < known.checked + self._grace:
+        if known is not None and now < known.checked + self.grace:
             return known
         return self._try(self._reading, lambda: self._later(domain, known, now), known)
 
     def put(self, entry: Entry, now: float) -> None:
         """Keep `entry` in both."""
-        self._memory.put(entry, now)
+        self.memory.put(entry, now)
         self._store_put(entry, now)
 
     def touch(self, entry: Entry) -> None:
         """Update an entry in both."""
-        self._memory.touch(entry)
+        self.memory.touch(entry)
 
         def write() -> bool:
             self._store.touch(entry)
@@ -100,25 +113,30 @@ class LayeredStore:
 
     def remove(self, entry: Entry) -> None:
         """Forget `entry` in both."""
-        self._memory.remove(entry)
+        self.memory.remove(entry)
         self._change(lambda: self._store.remove(entry), None)
 
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return what is due in the store; in memory, while the store cannot be read."""
         found = self._try(self._reading, lambda: self._store.due(now, limit), None)
-        return self._memory.due(now, limit) if found is None else found
+        return self.memory.due(now, limit) if found is None else found
+
+    def make_due(self, now: float) -> None:
+        """Let every entry be due, in memory and in the store."""
+        self.memory.make_due(now)
+        self._change(lambda: self._store.make_due(now), None)
 
     def purge(self, now: float, limit: int) -> int:
         """Write what is unwritten, and remove what is past its end; return how many were."""
         with self._lock:
             unwritten = list(self._unwritten)
         for domain in unwritten:
-            entry = self._memory.peek(domain)
+            entry = self.memory.peek(domain)
             if entry is None:
                 self._written(domain)
             elif not self._store_put(entry, self._clock.time()):
                 break
-        removed = self._memory.purge(now, limit)
+        removed = self.memory.purge(now, limit)
         return max(removed, self._change(lambda: self._store.purge(now, limit), 0))
 
     def lease(self, holder: str, seconds: float, now: float) -> bool:
@@ -134,10 +152,15 @@ class LayeredStore:
             log.warning("%s", error)
 
     def _later(self, domain: str, known: Entry | None, now: float) -> Entry | None:
-        stored = self._store.get(domain)
+        try:
+            stored = self._store.get(domain)
+        except StoreError:
+            self.reads.add("failed")
+            raise
+        self.reads.add("miss" if stored is None else "hit")
         if known is None:
             if stored is not None:
-                self._memory.put(stored, now)
+                self.memory.put(stored, now)
             return stored
         if stored is None or not known.yields_to(stored, now):
             # The store has lost it.
@@ -145,7 +168,7 @@ class LayeredStore:
             return known
         if stored.fetched == known.fetched and stored.checked <= known.checked:
             return known
-        self._memory.put(stored, now)
+        self.memory.put(stored, now)
         return stored
 
     def _store_put(self, entry: Entry, now: float) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 
 import cachetools
 
@@ -11,22 +13,52 @@ from . import CLOCK_SKEW, Entry
 
 
 class MemoryStore:
-    """Keeps the `size` entries last used, fewer if some are large. For the methods see `Store`."""
+    """Keeps the `size` entries last used, fewer if some are large. For the methods see `Store`.
+
+    `hits`, `misses`: how often `get` found an entry and how often it did not.
+    """
 
     def __init__(self, size: int) -> None:
         self._entries: cachetools.LRUCache[str, Entry]
         self._entries = cachetools.LRUCache(size, lambda entry: min(size, _weight(entry)))
         # LRUCache reorders when it is read, so reading needs the lock too.
         self._lock = threading.Lock()
+        self.hits = 0
+        self.misses = 0
 
     whole = True
 
     def get(self, domain: str) -> Entry | None:
         """Return the entry of `domain`."""
         with self._lock:
+            entry = self._entries.get(domain)
+            if entry is None:
+                self.misses += 1
+            else:
+                self.hits += 1
+            return entry
+
+    def peek(self, domain: str) -> Entry | None:
+        """Return the entry of `domain`."""
+        with self._lock:
             return self._entries.get(domain)
 
-    peek = get
+    def scan(self, some: int) -> Iterator[list[Entry]]:
+        """Yield all entries, at most `some` at a time; what changes meanwhile may be missing.
+
+        The lock is held for `some` of them only, and none counts as used.
+        """
+        with self._lock:
+            domains = list(self._entries)
+        for start in range(0, len(domains), some):
+            with self._lock:
+                entries = [
+                    # LRUCache's own way to read puts what it reads in front.
+                    cachetools.Cache.__getitem__(self._entries, domain)
+                    for domain in domains[start : start + some]
+                    if domain in self._entries
+                ]
+            yield entries
 
     def put(self, entry: Entry, now: float) -> None:
         """Keep `entry`, unless the one that is there was fetched later."""
@@ -56,6 +88,17 @@ class MemoryStore:
         ahead = now + CLOCK_SKEW
         due = (entry for entry in entries if entry.due <= now or entry.fetched > ahead)
         return heapq.nsmallest(limit, due, key=lambda entry: entry.due)
+
+    def make_due(self, now: float) -> None:
+        """Let every entry be due."""
+        with self._lock:
+            domains = list(self._entries)
+        # One by one, so that nobody waits for the lock for long.
+        for domain in domains:
+            with self._lock:
+                entry = self._entries.pop(domain, None)
+                if entry is not None:
+                    self._entries[domain] = replace(entry, due=min(entry.due, now))
 
     def purge(self, now: float, limit: int) -> int:
         """Remove entries past their end."""

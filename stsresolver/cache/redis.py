@@ -23,7 +23,7 @@ import cachetools
 from . import CLOCK_SKEW, Entry, StoreError
 from .entry_json import from_json, to_json
 from .redis_options import RedisOptionsError, RedisSettings
-from .redis_scripts import DROP, DUE, LEASE, PURGE, PUT, REMOVE, TOUCH
+from .redis_scripts import DROP, DUE, LEASE, MAKE_DUE, PURGE, PUT, REMOVE, TOUCH
 
 _NEEDED = "a Redis cache needs redis-py 5 or later: pip install 'stsresolver[redis]'"
 try:
@@ -85,7 +85,7 @@ class RedisStore:
         register = self._redis.register_script
         self._put, self._touch, self._remove = register(PUT), register(TOUCH), register(REMOVE)
         self._due, self._drop, self._purge = register(DUE), register(DROP), register(PURGE)
-        self._lease = register(LEASE)
+        self._make_due, self._lease = register(MAKE_DUE), register(LEASE)
         self._lock = threading.Lock()
         self._warned: MutableMapping[str, None] = cachetools.LRUCache(_MAX_WARNED)
 
@@ -137,6 +137,10 @@ class RedisStore:
             if len(found) >= limit or not gone:
                 break
         return sorted(found, key=lambda entry: entry.due)[:limit]
+
+    def make_due(self, now: float) -> None:
+        """Let every entry be due, since the beginning of time."""
+        self._run(self._make_due, self._indexes, [])
 
     def purge(self, now: float, limit: int) -> int:
         """Remove entries past their end, those included that Redis has removed by itself."""

@@ -110,6 +110,19 @@ return reply
 """
 )
 
+# Every score of the first index becomes 0; what has no entry any more is found out by DUE.
+MAKE_DUE = (
+    _COMMON
+    + """
+local left = redis.call('PTTL', KEYS[1])
+if left > 0 then
+  redis.call('ZUNIONSTORE', KEYS[1], 1, KEYS[1], 'WEIGHTS', 0)
+  redis.call('PEXPIRE', KEYS[1], left)
+end
+return 1
+"""
+)
+
 # ARGV: domain, text as it was read. Takes what cannot be read out of the indexes, and leaves it.
 DROP = (
     _COMMON

@@ -83,6 +83,10 @@ _TOUCH = """
 """
 _REMOVE = "DELETE FROM policy WHERE domain = :domain AND fetched = :fetched"
 _DROP = "DELETE FROM policy WHERE rowid = ?"
+_MAKE_DUE = """
+    UPDATE policy SET due = :now
+    WHERE rowid IN (SELECT rowid FROM policy WHERE due > :now LIMIT :limit)
+"""
 _PURGE = """
     DELETE FROM policy
     WHERE rowid IN (SELECT rowid FROM policy WHERE expiry <= ? ORDER BY expiry LIMIT ?)
@@ -93,6 +97,8 @@ _LEASE = """
     ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, until = excluded.until
     WHERE lease.holder = excluded.holder OR lease.until <= :now OR lease.until > :until + 86400
 """
+# Rows changed in one transaction.
+_SOME = 10_000
 # Seconds since the epoch that the calendar functions can still say.
 _LAST_TIME = 1e11
 
@@ -141,6 +147,12 @@ class SqliteStore:
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return entries that are due."""
         return self._read(_DUE, {"now": now, "ahead": now + CLOCK_SKEW}, limit)
+
+    def make_due(self, now: float) -> None:
+        """Let every entry be due."""
+        # Some at a time, so that no other writer waits for long.
+        while self._write(_MAKE_DUE, {"now": now, "limit": _SOME}) >= _SOME:
+            pass
 
     def purge(self, now: float, limit: int) -> int:
         """Remove entries past their end."""

@@ -1,0 +1,108 @@
+"""The daemon's parts, put together after a configuration, and set anew after another one.
+
+Reloading drops no connection and no policy. What cannot change while the daemon runs is named, and
+stays as it was. Making a service raises `StoreError` where the cache cannot be used.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+
+from .answer import Answers, ReplyCounts
+from .cache.layered import LayeredStore
+from .cache.opening import open_cache
+from .policies import Policies
+from .proactive import Proactive
+from .resolver_process import ResolverProcess
+from .server import SocketmapServer
+from .settings import Config, Proxy
+
+# Keys whose change takes effect as soon as it is read.
+_CHANGEABLE = (
+    "cache_grace",
+    "shutdown_timeout",
+    "workers",
+    "https_proxy",
+    "no_proxy",
+    "proactive",
+    "default_zone",
+    "zones",
+)
+
+
+class Service:
+    """What answers for `server`: cache, resolver process, policies, proactive fetching.
+
+    `proxy`: the way out to the policy hosts, None for the direct one. Make it as the user who is to
+    own the cache's file. The attributes are there to be looked at (`metrics`, `health`).
+    """
+
+    def __init__(self, server: SocketmapServer, config: Config, proxy: Proxy | None) -> None:
+        self.server = server
+        self._config = config
+        self.cache = open_cache(config.cache, config.cache_grace)
+        self.resolver = ResolverProcess(config.workers, _reach(proxy))
+        self.policies = Policies(
+            self.cache,
+            functools.cache(self.resolver.lookups),
+            grace=config.cache_grace,
+            behind=server.behind,
+            changed=server.forget,
+            interval=config.proactive.interval,
+            grace_ratio=config.proactive.grace_ratio,
+        )
+        self.proactive = Proactive(
+            self.cache,
+            self.policies,
+            settings=config.proactive,
+            behind=server.behind,
+            timeout=config.default_zone.timeout,
+        )
+        self.replies = ReplyCounts()
+        server.source = self._answers(config)
+
+    def start(self) -> None:
+        """Begin to look policies up."""
+        self.resolver.start()
+        self.proactive.start()
+
+    def close(self) -> None:
+        """End what `start` began, and close the cache."""
+        self.proactive.stop()
+        self.resolver.close()
+        self.cache.close()
+
+    def run_now(self) -> None:
+        """Begin a proactive run over every policy."""
+        self.proactive.run_now()
+
+    def reload(self, config: Config, proxy: Proxy | None) -> list[str]:
+        """Go by `config` from now on; return the keys whose change has to wait for a restart."""
+        self.resolver.change(config.workers, _reach(proxy))
+        self.server.workers = config.workers
+        self.server.shutdown_timeout = config.shutdown_timeout
+        if isinstance(self.cache, LayeredStore):
+            self.cache.grace = config.cache_grace
+        proactive = config.proactive
+        self.policies.set_times(config.cache_grace, proactive.interval, proactive.grace_ratio)
+        self.proactive.timeout = config.default_zone.timeout
+        self.proactive.settings = proactive
+        self.server.switch(self._answers(config))
+        kept = [
+            field.name
+            for field in fields(Config)
+            if field.compare
+            and field.name not in _CHANGEABLE
+            and getattr(config, field.name) != getattr(self._config, field.name)
+        ]
+        return kept
+
+    def _answers(self, config: Config) -> Answers:
+        return Answers(self.policies, config.default_zone, config.zones, self.replies)
+
+
+def _reach(proxy: Proxy | None) -> Mapping[str, object]:
+    """Return the arguments of `Resolver` that say how it gets out."""
+    return {"proxy": asdict(proxy)} if proxy else {}
