@@ -140,7 +140,9 @@ class Question:
         """Return the data of the records that are asked for, at the end of the aliases."""
         name = self._name
         for _ in range(_MAX_ALIASES):
-            here = [record for record in records if record.owner == name]
+            # What is of another class than IN, or was not read, has no data.
+            here = [record for record in records if record.data is not None]
+            here = [record for record in here if record.owner == name]
             found = [record.data for record in here if record.rdtype == self._rdtype]
             aliases = [record.data for record in here if record.rdtype == dns.rdatatype.CNAME]
             if found or not aliases:

@@ -1,0 +1,78 @@
+"""What the fuzzer has found stays mended, and each target notices what it is there to notice."""
+
+import re
+
+import pytest
+import requests
+from postfix_grammar import Deferred
+
+from fuzz.corpus import CORPUS, inputs
+from fuzz.smaller import smaller
+from fuzz.targets import TARGETS
+from stsresolver import answer, configfile, discovery, fetch, lookup_messages, netstring, sts
+
+
+@pytest.mark.parametrize("path", inputs(), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_input(path):
+    TARGETS[path.parent.name](path.read_bytes())
+
+
+def test_each_target_has_a_seed():
+    assert {path.parent.name for path in inputs() if path.name.startswith("seed-")} == set(TARGETS)
+    assert {path.name for path in CORPUS.iterdir()} == set(TARGETS)
+
+
+def unfiltered(policy):
+    return [" ".join(f"{{ policy_string = {text} }}" for text in policy.text)]
+
+
+# Each field as short as it may be, so that a space more makes the text longer than allowed.
+LARGEST = (
+    b"version:STSv1\nmode:enforce\nmax_age:1\n"
+    + b"".join(b"mx:%d.%b.%b.%b\n" % (number, *[b"a" * 60] * 3) for number in range(650))
+)  # fmt: skip
+
+BROKEN = [
+    ("netstring", netstring, "_LENGTH", re.compile(rb"([0-9]+):"), b"\x0001:a,",
+     "a leading zero, that is refused only where it is seen alone"),
+    ("record", sts, "_ID", re.compile(rb".+"), b"v=STSv1; id=a-b", "an id that is none"),
+    ("policy", answer, "_policy_strings", unfiltered, b"x: } match=evil.example {", "a brace"),
+    ("policy", answer, "_MAX_STRINGS", 3, b"x: y", "a text that is left out though it fits"),
+    ("policy", sts, "_mx_pattern", lambda line, value: value, b"mx: a.com:b.com", "a separator"),
+    ("policy", sts, "_mx_pattern", lambda line, value: value, b"mx: a, ciphers=x", "an attribute"),
+    ("policy", sts, "_excerpt", bytes.decode, b"\x07", "a bell in an error"),
+    ("next_hop", answer, "policy_domain", bytes.decode, b"x Example.Com", "no A-labels"),
+    ("configuration", configfile, "shown", lambda text, length=60: text, b'"a\\nb": 1',
+     "a second line in an error"),
+    ("dns_message", discovery, "RecordError", sts.SeveralRecords,
+     CORPUS.joinpath("dns_message/seed-malformed-record").read_bytes(), "an error that passes"),
+    ("lookup_message", lookup_messages, "checked_id", bytes.decode, b'[1,"id","a b"]', "no id"),
+    ("http_response", fetch, "_ERRORS", (), b"", "an error that passes"),
+    ("stored", sts, "MAX_POLICY_SIZE", 1 << 20, LARGEST, "a policy too large for an answer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "module", "name", "broken", "data", "why"), BROKEN)
+def test_a_target_notices(monkeypatch, target, module, name, broken, data, why):
+    TARGETS[target](data)
+    monkeypatch.setattr(module, name, broken)
+    with pytest.raises((AssertionError, Deferred, sts.RecordError, requests.RequestException)):
+        TARGETS[target](data)
+        pytest.fail(f"not noticed: {why}", pytrace=False)
+
+
+def test_what_was_found_is_made_smaller():
+    def target(data):
+        assert not data.startswith(b"a") or b"z" not in data
+        data.decode()
+
+    assert smaller(target, b"abc" * 50 + b"xyz" * 50) == b"az"
+    assert smaller(target, b"abc\xff" * 20 + b"z\xff") == b"az", "the first thing that fails counts"
+    assert smaller(target, b"all is well") == b"all is well"
+
+
+def test_a_store_cannot_hold_more_than_the_network_may_send():
+    """Its answer would be over 100,000 bytes, after which Postfix is out of step."""
+    assert sts.MAX_POLICY_SIZE < len(LARGEST) < sts.MAX_STORED_SIZE
+    with pytest.raises(sts.PolicyError, match="larger than 65536 bytes"):
+        sts.parse_policy(LARGEST, sts.MAX_STORED_SIZE)
