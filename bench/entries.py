@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 # The checkout of this benchmark is what is measured, whether or not it is installed.
@@ -16,7 +16,7 @@ from stsresolver.sts import parse_policy
 
 DAY = 86400
 MAX_AGE = 7 * DAY
-POLICY = "version: STSv1\nmode: enforce\nmx: {mx}.{domain}\nmx: {mx}2.{domain}\nmax_age: {age}\n"
+POLICY = "version: STSv1\nmode: enforce\n{mx}max_age: {age}\n"
 
 # What `SqliteStore` writes in one row, which is slow for a million of them.
 _ROW = """
@@ -39,9 +39,11 @@ def entry(
     policy_id: str = "20240101000000",
     mx: str = "mail",
     max_age: int = MAX_AGE,
+    hosts: Sequence[str] = ("", "2"),
 ) -> Entry:
-    """An entry made from texts, as the daemon makes it."""
-    text = POLICY.format(mx=mx, domain=name, age=max_age)
+    """An entry made from texts, as the daemon makes it; `mx` and one of `hosts` name an MX host."""
+    lines = "".join(f"mx: {mx}{host}.{name}\n" for host in hosts)
+    text = POLICY.format(mx=lines, age=max_age)
     policy = parse_policy(text.encode())
     asked = fetched // DAY * DAY
     # A string of its own for each entry, as out of DNS.

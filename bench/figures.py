@@ -1,14 +1,19 @@
 """The figures that the generator gives for a server, and how figures are shown."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import statistics
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from servers import Running, Server
+
+# Seconds for one run of the generator.
+LONGEST = 600
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -32,28 +37,66 @@ def wholes(least: int, most: int) -> Callable[[str], list[int]]:
     return integers
 
 
-def load(server: Server, directory: Path, options: Sequence[str]) -> dict:
-    """Run the generator; a wrong reply or a lost connection ends the benchmark."""
+@contextlib.contextmanager
+def loading(
+    server: Server, directory: Path, options: Sequence[str], expected: str | None = None
+) -> Iterator[Callable[[], dict]]:
+    """The generator beside us; what is given waits for its end and returns its figures.
+
+    A wrong reply or a lost connection is a RuntimeError. `expected`: what replies begin with, if
+    not with what the server is known to say.
+    """
     command = [
-        str(directory / "load"), "-m", server.map_name, "-x", server.expected, *options,
-        server.address,
+        str(directory / "load"), "-m", server.map_name, "-x", expected or server.expected,
+        *options, server.address,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{server.name}: {done.stderr.strip() or done.stdout[:400]}")
-    figures = json.loads(done.stdout)
-    del figures["histogram_us"]
-    return figures
+
+    def figures() -> dict:
+        output, errors = process.communicate(timeout=LONGEST)
+        if process.returncode:
+            raise RuntimeError(f"{server.name}: {errors.strip() or output[:400]}")
+        seen = json.loads(output)
+        del seen["histogram_us"]
+        return seen
+
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield figures
+        finally:
+            process.kill()
 
 
-def measure(process: Running, directory: Path, options: Sequence[str]) -> dict:
+def load(
+    server: Server, directory: Path, options: Sequence[str], expected: str | None = None
+) -> dict:
+    """Run the generator to its end."""
+    with loading(server, directory, options, expected) as figures:
+        return figures()
+
+
+def measure(
+    process: Running, directory: Path, options: Sequence[str], expected: str | None = None
+) -> dict:
     """One run of the generator, and what the server used meanwhile for each answer."""
-    before = process.cpu_seconds()
-    figures = load(process.server, directory, options)
-    after = process.cpu_seconds()
+    before = process.usage()
+    figures = load(process.server, directory, options, expected)
+    after = process.usage()
     if before is not None:
-        figures["cpu_us_per_answer"] = (after - before) * 1e6 / figures["answers"]
+        figures |= after.since(before, figures["answers"])
     return figures
+
+
+def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each figure over the rounds."""
+    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+
+
+def ratio(ours: Sequence[Mapping], others: Sequence[Mapping], key: str = "per_second") -> float:
+    """Ours to another's: the median of each round's own ratio."""
+    return statistics.median(
+        mine[key] / other[key] for mine, other in zip(ours, others, strict=True)
+    )
 
 
 def machine(load_average: float) -> dict:

@@ -7,9 +7,10 @@
  *     -t SECONDS  how long to measure (2), or
  *     -n N        how many requests to send in all
  *     -r N        requests a second, all connections together, instead of as many as are answered
- *     -p PATTERN  the keys: "%" stands for 0, 1, 2 ... below K (d%.example), or
+ *     -p PATTERN  the keys: "%" stands for S, S+1, S+2 ... (d%.example), or
  *     -f FILE     one key a line
  *     -k K        how many keys PATTERN makes (1)
+ *     -s S        the first of them (0)
  *     -z          keys by Zipf's law (exponent 1) instead of in turn
  *     -m MAP      the map name (postfix)
  *     -x PREFIX   what a reply must begin with; "%" stands for the key asked for ("OK ")
@@ -49,7 +50,7 @@
 enum {
 	MAX_REPLY = 16384,
 	MAX_KEY = 255,
-	SEQUENCE = 1 << 16, /* keys drawn beforehand, then used in a circle */
+	SEQUENCE = 1 << 20, /* keys drawn beforehand, then used in a circle */
 	GREETING_SECONDS = 20, /* for every connection to be answered once */
 	SUB = 32, /* buckets in each power of two */
 };
@@ -71,6 +72,7 @@ struct connection {
 static struct key *keys;
 static size_t key_count, capacity;
 static uint32_t sequence[SEQUENCE];
+static int zipf;
 static uint64_t histogram[64 * SUB];
 static uint64_t sent, answers, wrong, lost, longest;
 
@@ -177,7 +179,7 @@ static void read_keys(const char *file, const char *map, const char *prefix)
 	fclose(f);
 }
 
-static void draw_sequence(int zipf)
+static void draw_sequence(void)
 {
 	double total = 0, sum, *upto = calloc(key_count, sizeof *upto);
 	size_t low, high, middle;
@@ -188,10 +190,6 @@ static void draw_sequence(int zipf)
 		upto[i] = total += 1.0 / (i + 1);
 	srand48(8461);
 	for (size_t i = 0; i < SEQUENCE; i++) {
-		if (!zipf) {
-			sequence[i] = i % key_count;
-			continue;
-		}
 		sum = drand48() * total;
 		for (low = 0, high = key_count - 1; low < high;) {
 			middle = (low + high) / 2;
@@ -248,7 +246,8 @@ static void lose(struct connection *c, const char *why)
 
 static void ask(struct connection *c, uint64_t now)
 {
-	c->asked = &keys[sequence[sent++ % SEQUENCE]];
+	c->asked = &keys[zipf ? sequence[sent % SEQUENCE] : sent % key_count];
+	sent++;
 	c->since = now;
 	c->have = 0;
 	c->open = 1;
@@ -415,15 +414,15 @@ static double number(const char *text, double least)
 int main(int argc, char **argv)
 {
 	const char *pattern = NULL, *file = NULL, *map = "postfix", *prefix = "OK ";
-	size_t count = 1, patterns = 1;
+	size_t count = 1, patterns = 1, first_pattern = 0;
 	uint64_t limit = 0, begin, before, now, measured, oldest = 0;
 	double seconds = 2, rate = 0, took, cpu;
-	int option, zipf = 0, ep = epoll_create1(0);
+	int option, ep = epoll_create1(0);
 	struct connection *all;
 	struct rlimit files;
 	char digits[32];
 
-	while ((option = getopt(argc, argv, "c:t:n:r:p:f:k:m:x:z")) != -1) {
+	while ((option = getopt(argc, argv, "c:t:n:r:p:f:k:s:m:x:z")) != -1) {
 		switch (option) {
 		case 'c': count = number(optarg, 1); break;
 		case 't': seconds = number(optarg, 0.001); break;
@@ -432,6 +431,7 @@ int main(int argc, char **argv)
 		case 'p': pattern = optarg; break;
 		case 'f': file = optarg; break;
 		case 'k': patterns = number(optarg, 1); break;
+		case 's': first_pattern = number(optarg, 0); break;
 		case 'm': map = optarg; break;
 		case 'x': prefix = optarg; break;
 		case 'z': zipf = 1; break;
@@ -445,14 +445,15 @@ int main(int argc, char **argv)
 	for (size_t i = 0; pattern && i < patterns; i++) {
 		char *name;
 
-		snprintf(digits, sizeof digits, "%zu", i);
+		snprintf(digits, sizeof digits, "%zu", first_pattern + i);
 		name = substitute(pattern, digits);
 		add_key(map, name, prefix);
 		free(name);
 	}
 	if (!key_count)
 		errx(64, "no keys");
-	draw_sequence(zipf);
+	if (zipf)
+		draw_sequence();
 
 	if (!getrlimit(RLIMIT_NOFILE, &files)) {
 		files.rlim_cur = files.rlim_max;

@@ -1,7 +1,6 @@
 """The servers that are measured: how each is made, started, watched and stopped."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -11,10 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from world import listening, network_name, progress, serving, started, wait_until
-
-BENCH = Path(__file__).resolve().parent
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+from world import (
+    BENCH,
+    cpu_seconds,
+    family,
+    listening,
+    network_name,
+    progress,
+    serving,
+    started,
+    wait_until,
+)
 
 ASYNCIO_PACKAGES = (
     "postfix-mta-sts-resolver==1.5.0",
@@ -22,6 +28,7 @@ ASYNCIO_PACKAGES = (
     "aiodns==3.2.0",
     "pycares<5",
     "aiohttp<3.12",
+    "aiosqlite==0.20.0",
 )
 
 # Grace and cache are large enough that a measured answer is a repeated one.
@@ -42,7 +49,7 @@ class Server:
     """A socketmap server at `address` (`HOST:PORT` or `/PATH`), asked under `map_name`.
 
     `expected` is what its replies begin with, `%` standing for the domain. Without a command
-    somebody else starts it.
+    somebody else starts it; `checkout` is where it is started.
     """
 
     name: str
@@ -50,13 +57,7 @@ class Server:
     command: tuple[str, ...] = ()
     map_name: str = "postfix"
     expected: str = "OK secure match=mail.%"
-
-
-def compiled(name: str, directory: Path) -> Path:
-    """Compile bench/NAME.c into `directory`."""
-    program = directory / name
-    subprocess.run(["cc", "-O2", "-o", program, BENCH / f"{name}.c"], check=True)
-    return program
+    checkout: Path = BENCH.parent
 
 
 def configuration(
@@ -88,16 +89,19 @@ def ours(
     name: str = "stsresolver",
     cache: Mapping[str, object] = INTERNAL,
     proactive: bool = False,
+    checkout: Path = BENCH.parent,
 ) -> Server:
-    """The daemon of this checkout, run by the Python that runs the benchmark."""
+    """The daemon of this checkout, or another, run by the Python that runs the benchmark."""
     file = configuration(name, address, directory, cache, proactive)
     command = (sys.executable, "-m", "stsresolver.daemon", "-c", str(file), "-v", "warn")
-    return Server(name, address, command)
+    return Server(name, address, command, checkout=checkout)
 
 
-def asyncio_daemon(address: str, directory: Path, venv: Path) -> Server:
+def asyncio_daemon(
+    address: str, directory: Path, venv: Path, cache: Mapping[str, object] = INTERNAL
+) -> Server:
     """The asyncio daemon out of the environment that `make_asyncio_venv` made."""
-    file = configuration("asyncio", address, directory)
+    file = configuration("asyncio", address, directory, cache)
     return Server("asyncio", address, (f"{venv}/bin/mta-sts-daemon", "-c", str(file), "-v", "warn"))
 
 
@@ -133,6 +137,20 @@ def make_asyncio_venv(venv: Path) -> None:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a server has used: CPU seconds of the process and of its children."""
+
+    own: float
+    children: float
+
+    def since(self, before: "Usage", answers: int) -> dict[str, float]:
+        """Microseconds for each answer, all together and the children's part."""
+        children = (self.children - before.children) * 1e6 / answers
+        own = (self.own - before.own) * 1e6 / answers
+        return {"cpu_us_per_answer": own + children, "children_us_per_answer": children}
+
+
+@dataclass(frozen=True)
 class Running:
     """A started server; pid 0 if somebody else started it, and its usage is then unknown."""
 
@@ -141,21 +159,35 @@ class Running:
     start_seconds: float | None
 
     def cpu_seconds(self) -> float | None:
-        """CPU used so far, user and system, of all threads and ended children."""
+        """CPU used so far, user and system, by the process and its children."""
+        return cpu_seconds(family(self.pid)) if self.pid else None
+
+    def usage(self) -> Usage | None:
+        """CPU used so far, by the process and by its children."""
         if not self.pid:
             return None
-        # The name in parentheses may itself hold spaces; utime is field 14 of proc(5).
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / CLOCK_TICKS
+        return Usage(cpu_seconds([self.pid]), cpu_seconds(family(self.pid)[1:]))
+
+    def cpu_ns(self) -> int:
+        """CPU nanoseconds of the threads that run now, for what is too little for `cpu_seconds`."""
+        return sum(int(file.read_text().split()[0]) for file in self._threads("schedstat"))
+
+    def wakeups(self) -> int:
+        """How often the threads that run now have waited for something and gone on."""
+        return sum(_field(file, "voluntary_ctxt_switches") for file in self._threads("status"))
+
+    def _threads(self, name: str) -> list[Path]:
+        return [
+            file for pid in family(self.pid) for file in Path(f"/proc/{pid}/task").glob(f"*/{name}")
+        ]
 
     def status(self, field: str) -> int | None:
-        """A number of /proc/PID/status: VmRSS in kB, Threads."""
-        if not self.pid:
-            return None
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1])
-        raise KeyError(field)
+        """A number of /proc/PID/status, of the process and its children: VmRSS in kB, Threads."""
+        return sum(status(pid, field) for pid in family(self.pid)) if self.pid else None
+
+    def status_of_children(self, field: str) -> int | None:
+        """The children's part of it."""
+        return sum(status(pid, field) for pid in family(self.pid)[1:]) if self.pid else None
 
     def wait_idle(self) -> None:
         """Until it has used no CPU for half a second; TimeoutError after ten."""
@@ -169,6 +201,18 @@ class Running:
             return time.monotonic() - since > 0.5
 
         wait_until(quiet, 10, f"{self.server.name} idle", every=0.02)
+
+
+def status(pid: int, field: str) -> int:
+    """A number of /proc/PID/status."""
+    return _field(Path(f"/proc/{pid}/status"), field)
+
+
+def _field(file: Path, field: str) -> int:
+    for line in file.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise KeyError(field)
 
 
 @contextmanager
@@ -187,7 +231,7 @@ def running(server: Server, env: Mapping[str, str], directory: Path) -> Iterator
         raise RuntimeError(f"{server.name}: somebody listens on {server.address} already")
     log = directory / f"{server.name}.log"
     begin = time.monotonic()
-    with started(server.command, env=env, cwd=BENCH.parent, log=log) as process:
+    with started(server.command, env=env, cwd=server.checkout, log=log) as process:
 
         def ready() -> bool:
             if process.poll() is not None:

@@ -2,10 +2,10 @@
 
 `in_own_network()` goes on with the calling program inside a network namespace made for it alone
 (ip-netns(8)); there 127.0.0.1 answers on port 53 and 443 and nothing else can be reached.
-`world()` fills the namespace: dnsmasq for the names, nginx for the policies, a CA made for the run,
+`world()` fills the namespace: dns.c for the names, nginx for the policies, a CA made for the run,
 and, on 127.0.0.2, policy hosts that take a connection and never speak.
 
-Needs root, iproute2, dnsmasq, nginx, and trustme in the environment of the running Python.
+Needs root, iproute2, nginx, a C compiler, and trustme in the environment of the running Python.
 Everything started here ends with the program; the namespace and its resolv.conf go last.
 """
 
@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,24 +30,10 @@ NAMESPACE_PREFIX = "stsbench-"
 POLICY_HOST = "127.0.0.1"
 SILENT_HOST = "127.0.0.2"
 
-DNSMASQ = f"""\
-keep-in-foreground
-user=root
-pid-file=
-no-resolv
-no-hosts
-cache-size=0
-bind-interfaces
-listen-address=127.0.0.1
-local=/test/
-address=/good.test/{POLICY_HOST}
-address=/hanging.test/{SILENT_HOST}
-"""
-
 NGINX = """\
 daemon off;
 user root;
-worker_processes 1;
+worker_processes {workers};
 pid {directory}/nginx.pid;
 error_log {directory}/nginx.log;
 events {{ worker_connections 4096; }}
@@ -75,6 +61,8 @@ max_age: 604800\\r\\n";
 """
 # With so many a certificate is as large as those that policy hosts send with their chains.
 NAMES_PER_CERTIFICATE = 100
+BENCH = Path(__file__).resolve().parent
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def progress(text: str) -> None:
@@ -89,6 +77,35 @@ def require(*programs: str) -> None:
     missing = [program for program in programs if not shutil.which(program)]
     if missing:
         sys.exit(f"{sys.argv[0]}: not installed: {', '.join(missing)}")
+
+
+def compiled(name: str, directory: Path) -> Path:
+    """Compile bench/NAME.c into `directory`."""
+    program = directory / name
+    subprocess.run(["cc", "-O2", "-o", program, BENCH / f"{name}.c"], check=True)
+    return program
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants, itself first; none once it has ended."""
+    found = [pid]
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                found += family(int(child))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return found
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """CPU used so far by these processes, user and system, and by children of theirs that ended."""
+    ticks = 0
+    for pid in pids:
+        # The name in parentheses may itself hold spaces; utime is field 14 of proc(5).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / CLOCK_TICKS
 
 
 def network_name() -> str:
@@ -131,6 +148,7 @@ def started(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     log: Path | None = None,
+    stdin: int | socket.socket = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` beside us; at the end SIGTERM, and SIGKILL after 15 seconds."""
     with contextlib.ExitStack() as stack:
@@ -139,7 +157,7 @@ def started(
             command,
             env={**os.environ, **(env or {})},
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=output,
         )
@@ -193,37 +211,36 @@ class World:
     """What a run finds on its internet; `env` is what makes a server trust the run's CA.
 
     A domain in `good` has an enforce policy that names `mail.<domain>` as its one MX host; the
-    policy host of a domain in `hanging` takes connections and never speaks.
+    policy host of a domain in `hanging` takes connections and never speaks. Any other name does not
+    exist. `pids`: of the processes `dns` and `nginx`.
     """
 
     directory: Path
     good: tuple[str, ...]
     hanging: tuple[str, ...]
     env: Mapping[str, str]
+    pids: Mapping[str, int]
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """What each of its servers has used so far."""
+        return {name: cpu_seconds(family(pid)) for name, pid in self.pids.items()}
 
 
 @contextlib.contextmanager
-def world(directory: Path, good: int, hanging: int = 0) -> Iterator[World]:
-    """So many domains `dN.good.test` and `dN.hanging.test`, N counting from 0."""
-    place = World(
-        directory,
-        tuple(f"d{n}.good.test" for n in range(good)),
-        tuple(f"d{n}.hanging.test" for n in range(hanging)),
-        {"SSL_CERT_FILE": str(directory / "ca.pem")},
-    )
-    policy_hosts = certify(directory, [f"mta-sts.{domain}" for domain in place.good])
-    names = directory / "dnsmasq.conf"
-    names.write_text(
-        DNSMASQ
-        + "".join(
-            f'txt-record=_mta-sts.{domain},"v=STSv1; id=1"\n'
-            for domain in place.good + place.hanging
-        )
-    )
+def world(
+    directory: Path, good: int, hanging: int = 0, per_certificate: int = NAMES_PER_CERTIFICATE
+) -> Iterator[World]:
+    """So many domains `dN.good.test` and `dN.hanging.test`, N counting from 0.
+
+    `per_certificate`: how many policy hosts share one, and a key.
+    """
+    domains = [f"d{n}.good.test" for n in range(good)]
+    policy_hosts = certify(directory, [f"mta-sts.{domain}" for domain in domains], per_certificate)
     policies = directory / "nginx.conf"
     policies.write_text(
         NGINX.format(
             directory=directory,
+            workers=len(os.sched_getaffinity(0)),
             policy_hosts="".join(
                 POLICY_HOSTS.format(
                     address=POLICY_HOST, names=" ".join(names), certificate=certificate
@@ -233,19 +250,30 @@ def world(directory: Path, good: int, hanging: int = 0) -> Iterator[World]:
         )
     )
     with (
-        serving(directory, "127.0.0.1:53", "dnsmasq", f"--conf-file={names}"),
-        serving(directory, "127.0.0.1:443", "nginx", "-c", str(policies), "-p", str(directory)),
+        socket.socket(type=socket.SOCK_DGRAM) as questions,
         socket.socket() as silent,
     ):
+        questions.bind(("127.0.0.1", 53))
         # The kernel shakes hands for a socket that nobody accepts from.
         silent.bind((SILENT_HOST, 443))
         silent.listen(4096)
-        yield place
+        nginx = ("nginx", "-c", str(policies), "-p", str(directory))
+        with (
+            started([str(compiled("dns", directory))], stdin=questions) as dns,
+            serving(directory, f"{POLICY_HOST}:443", *nginx) as policy_hosts_pid,
+        ):
+            yield World(
+                directory,
+                tuple(domains),
+                tuple(f"d{n}.hanging.test" for n in range(hanging)),
+                {"SSL_CERT_FILE": str(directory / "ca.pem")},
+                {"dns": dns.pid, "nginx": policy_hosts_pid},
+            )
 
 
 @contextlib.contextmanager
-def serving(directory: Path, address: str, *command: str) -> Iterator[None]:
-    """Run a server beside us; returns when it takes connections at `address`."""
+def serving(directory: Path, address: str, *command: str) -> Iterator[int]:
+    """Run a server beside us; gives its process id when it takes connections at `address`."""
     log = directory / f"{command[0]}.out"
     with started(command, log=log) as process:
 
@@ -254,21 +282,24 @@ def serving(directory: Path, address: str, *command: str) -> Iterator[None]:
                 raise RuntimeError(f"{command[0]} ended: {log.read_text()}")
             return listening(address)
 
-        wait_until(ready, 10, f"{command[0]} on {address}")
-        yield
+        # Thousands of certificates take nginx seconds.
+        wait_until(ready, 60, f"{command[0]} on {address}", every=0.01)
+        yield process.pid
 
 
-def certify(directory: Path, names: Sequence[str]) -> dict[Path, Sequence[str]]:
-    """Make a CA, ca.pem, and certificates for all `names`.
+def certify(
+    directory: Path, names: Sequence[str], per_certificate: int
+) -> dict[Path, Sequence[str]]:
+    """Make a CA, ca.pem, and certificates for all `names`, so many in each.
 
     Returns what the files of each are called, but for the endings .pem and .key, and its names.
     """
     ca = trustme.CA()
     ca.cert_pem.write_to_path(directory / "ca.pem")
     issued = {}
-    for first in range(0, len(names), NAMES_PER_CERTIFICATE):
+    for first in range(0, len(names), per_certificate):
         file = directory / f"policy-hosts-{first}"
-        issued[file] = names[first : first + NAMES_PER_CERTIFICATE]
+        issued[file] = names[first : first + per_certificate]
         leaf = ca.issue_cert(*issued[file])
         for certificate in leaf.cert_chain_pems:
             certificate.write_to_path(f"{file}.pem", append=True)

@@ -1,0 +1,97 @@
+/*
+ * dns - a name server that costs next to nothing, for the domains of world.py.
+ *
+ *     dns < a bound UDP socket
+ *
+ *     _mta-sts.NAME.good.test       TXT  "v=STSv1; id=1"     mta-sts.NAME.good.test     A  127.0.0.1
+ *     _mta-sts.NAME.hanging.test    TXT  "v=STSv1; id=1"     mta-sts.NAME.hanging.test  A  127.0.0.2
+ *
+ * NAME is any one label.  Another type of these has no data, any other name does not exist; both
+ * come with the SOA that says for how long (RFC 2308, section 3).  Answers are made from the
+ * question alone, so a million domains cost what one does.  Ends with a signal.
+ */
+#include <err.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <netinet/in.h>
+
+enum { HEADER = 12, A = 1, TXT = 16, OPT_SIZE = 11 };
+
+/* What follows the question: name (a pointer to the question), type, class, TTL, size, data. */
+#define RECORD(type) "\xc0\x0c\0" type "\0\1\0\0\x0e\x10"
+static const char text[] = RECORD("\x10") "\0\x0e\x0dv=STSv1; id=1";
+static const char good[] = RECORD("\1") "\0\4\x7f\0\0\1";
+static const char hanging[] = RECORD("\1") "\0\4\x7f\0\0\2";
+static const char soa[] = "\4test\0\0\6\0\1\0\0\x0e\x10\0\x16\0\0\0\0\0\1"
+			  "\0\0\x0e\x10\0\0\x0e\x10\0\0\x0e\x10\0\0\x0e\x10";
+/* EDNS version 0, 1,232 bytes (RFC 6891, section 6.1.2), for who speaks it. */
+static const char opt[OPT_SIZE] = "\0\0\x29\x04\xd0\0\0\0\0\0\0";
+
+/* Whether the name that starts at `label` and is `size` bytes long is label.NAME.zone.test */
+static int is(const char *name, size_t size, const char *label, const char *zone)
+{
+	size_t first = 1 + label[0], middle, last = 1 + zone[0];
+
+	if (size < first + 1 || strncasecmp(name, label, first))
+		return 0;
+	middle = 1 + (uint8_t)name[first];
+	return size == first + middle + last + sizeof "\4test"
+	       && !strncasecmp(name + first + middle, zone, last)
+	       && !strncasecmp(name + first + middle + last, "\4test", 6);
+}
+
+int main(void)
+{
+	static char message[4096];
+	struct sockaddr_storage who;
+	socklen_t who_size;
+	ssize_t got;
+
+	for (;;) {
+		const char *name = message + HEADER, *data = NULL;
+		size_t size = HEADER, data_size = 0;
+		int type, speaks_edns, exists, silent;
+
+		who_size = sizeof who;
+		got = recvfrom(0, message, 512, 0, (struct sockaddr *)&who, &who_size);
+		if (got < 0)
+			err(1, "recvfrom");
+		while (size < (size_t)got && message[size])
+			size += 1 + (uint8_t)message[size];
+		size += 1 + 4;
+		/* One question, and nothing else but OPT. */
+		if (size > (size_t)got || message[2] & 0x80 || message[5] != 1)
+			continue;
+		type = (uint8_t)message[size - 4] << 8 | (uint8_t)message[size - 3];
+		speaks_edns = message[11] == 1;
+		exists = 1;
+		silent = is(name, size - HEADER - 4, "\7mta-sts", "\7hanging");
+		if (is(name, size - HEADER - 4, "\x08_mta-sts", "\4good")
+		    || is(name, size - HEADER - 4, "\x08_mta-sts", "\7hanging")) {
+			if (type == TXT)
+				data = text, data_size = sizeof text - 1;
+		} else if (silent || is(name, size - HEADER - 4, "\7mta-sts", "\4good")) {
+			if (type == A)
+				data = silent ? hanging : good, data_size = sizeof good - 1;
+		} else {
+			exists = 0;
+		}
+		message[2] = (message[2] & 0x01) | 0x84; /* a response, with authority */
+		message[3] = (char)(0x80 | (exists ? 0 : 3)); /* recursion available; NXDOMAIN */
+		memset(message + 6, 0, 6);
+		message[data ? 7 : 9] = 1;
+		if (!data)
+			data = soa, data_size = sizeof soa - 1;
+		memcpy(message + size, data, data_size);
+		size += data_size;
+		if (speaks_edns) {
+			memcpy(message + size, opt, OPT_SIZE);
+			size += OPT_SIZE;
+			message[11] = 1;
+		}
+		sendto(0, message, size, 0, (struct sockaddr *)&who, who_size);
+	}
+}
