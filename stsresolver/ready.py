@@ -68,6 +68,11 @@ class ReadyReplies:
         self._newer = _Table()
         self._older = _Table()
 
+    @property
+    def newer(self) -> dict[bytes, Reply]:
+        """The newer table: most of what is asked for is there. Valid until the next change."""
+        return self._newer.replies
+
     def get(self, request: bytes, now: float) -> bytes | None:
         """Return the reply to `request` that may be said at the monotonic time `now`."""
         ready = self._newer.replies.get(request)

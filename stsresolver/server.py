@@ -277,7 +277,7 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
             while not self._finished(now):
                 due = self._due(now)
                 try:
-                    now = self._connections.serve(None if due == math.inf else max(0.0, due - now))
+                    now = self._connections.serve(due)
                     self._read_messages()
                     if now >= due:
                         self._on_time(now)
