@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import logging
 import os
 import signal
@@ -117,10 +116,13 @@ def _configuration(path: str | None) -> tuple[Config, str]:
             return Config(), f"built-in defaults: there is no {DEFAULT_PATH}"
         path = DEFAULT_PATH
     config = load(path)
-    if config.metrics is not None and importlib.util.find_spec("prometheus_client") is None:
-        where = f"{path}:{config.lines['metrics']}: metrics"
-        what = "prometheus_client is missing: pip install 'stsresolver[metrics]'"
-        raise ConfigError(f"{where}: {what}")
+    if config.metrics is not None:
+        try:
+            # Now, because the user that the daemon becomes may not be able to read it.
+            from . import metrics  # noqa: F401, PLC0415
+        except ImportError as error:
+            where = f"{path}:{config.lines['metrics']}: metrics"
+            raise ConfigError(f"{where}: {error}: pip install 'stsresolver[metrics]'") from error
     return config, path
 
 

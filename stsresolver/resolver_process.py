@@ -206,11 +206,11 @@ class ResolverProcess:
                 self._kill(child)
             except OSError as error:
                 log.debug("asking the resolver process: %s", error)
-        limit = timeout + _SLACK + (0.0 if child.ready else _START)
+        limit = timeout + _SLACK
         try:
             return reply.get(timeout=limit)
         except queue.Empty:
-            if time.monotonic() > child.heard + limit:
+            if time.monotonic() > child.heard + max(limit, 0.0 if child.ready else _START):
                 self._kill(child)
             return Failure(Cause.PROCESS, "it does not answer")
         finally:

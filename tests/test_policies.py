@@ -11,7 +11,7 @@ import pytest
 
 from stsresolver.cache import Entry
 from stsresolver.cache.memory import MemoryStore
-from stsresolver.clock import STEADY
+from stsresolver.clock import STEADY, SteadyClock
 from stsresolver.misses import FETCH_PAUSE
 from stsresolver.policies import MAX_NEGATIVE_TTL, Policies, Refresh
 from stsresolver.results import Cause, Failure, NoPolicy
@@ -498,6 +498,19 @@ def test_a_clock_set_back_and_right_again_makes_nothing_expire(back):
     world.now = 1_800_000_000.0 + 999
     assert world.mode() is Mode.ENFORCE, "it ends when it would have ended anyway"
     assert world.later(1).mode() is None
+
+
+def test_a_clock_is_steady_an_hour_after_its_last_jump():
+    world = World()
+    clock = SteadyClock(world)
+    assert not clock.is_steady(), "it may have started wrong"
+    assert world.later(STEADY) and clock.is_steady()
+    world.now += 299
+    assert clock.is_steady(), "no jump"
+    world.now -= DAY
+    assert not clock.is_steady()
+    assert world.later(STEADY - 1) and not clock.is_steady()
+    assert world.later(1) and clock.is_steady()
 
 
 def test_a_clock_that_stays_back_for_an_hour_is_believed():
