@@ -98,7 +98,9 @@ class Question:
         self._rdtype = rdtype
         self._id = secrets.randbits(16)
         self._asked = (name.to_wire() or b"") + struct.pack("!HH", rdtype, _IN)
-        self.wire = _HEADER.pack(self._id, _RECURSION_DESIRED | _AUTHENTIC, 1, 0, 0, 1) + self._asked + _OPT
+        self.wire = (
+            _HEADER.pack(self._id, _RECURSION_DESIRED | _AUTHENTIC, 1, 0, 0, 1) + self._asked + _OPT
+        )
 
     def read(self, wire: bytes) -> Answer | None:
         """Return the answer in `wire`; None if it is none to this question (RFC 5452 §9.1)."""

@@ -349,7 +349,9 @@ class Policies:
             self._failed(key, entry, policy)
             return Refresh.FAILED
         known, _ = self._entry(domain)
-        if known is None or known.id != entry.id:
+        # What came to its end while it was fetched again is followed by what was fetched.
+        newer = known.id != entry.id if known else self._clock.time() < entry.end
+        if newer:
             # Mail asked meanwhile, and saw what is newer.
             return Refresh.LEFT
         self._found(key, policy_id, policy, entry.asked)

@@ -111,9 +111,7 @@ class Job(socketserver.BaseRequestHandler):
         """Run on a worker thread."""
         request = self.request
         if isinstance(request, Request):
-            request.source.look_up(
-                request.text, lambda reply: self.server.deliver(request, reply)
-            )
+            request.source.look_up(request.text, lambda reply: self.server.deliver(request, reply))
         else:
             request()
 

@@ -280,7 +280,7 @@ MODE = "an octal number with a leading zero, from 0 to 0777, such as 0660"
 GRACE = "a number of seconds from 0 to 31557600"
 TOP = (
     "host, port, path, mode, owner, group, reuse_port, cache_grace, shutdown_timeout, workers, "
-    "log, https_proxy, no_proxy, cache, proactive_policy_fetching, default_zone, zones"
+    "log, metrics, https_proxy, no_proxy, cache, proactive_policy_fetching, default_zone, zones"
 )
 ZONE = "strict_testing, timeout, require_sni, tlsrpt"
 SECTION = "a section of KEY: VALUE lines"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,9 @@ from dataclasses import replace
 import cachetools
 
 from . import CLOCK_SKEW, Entry
+
+# Entries read while the lock is held.
+_SOME = 500
 
 
 class MemoryStore:
@@ -74,6 +78,9 @@ class MemoryStore:
             if known is not None and known.fetched == entry.fetched:
                 self._entries[entry.domain] = entry
 
+    def _all(self) -> Iterator[Entry]:
+        return itertools.chain.from_iterable(self.scan(_SOME))
+
     def remove(self, entry: Entry) -> None:
         """Forget `entry`, if no other has taken its place."""
         with self._lock:
@@ -83,28 +90,20 @@ class MemoryStore:
 
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return entries that are due."""
-        with self._lock:
-            entries = list(self._entries.values())
         ahead = now + CLOCK_SKEW
-        due = (entry for entry in entries if entry.due <= now or entry.fetched > ahead)
+        due = (entry for entry in self._all() if entry.due <= now or entry.fetched > ahead)
         return heapq.nsmallest(limit, due, key=lambda entry: entry.due)
 
     def make_due(self, now: float) -> None:
         """Let every entry be due."""
-        with self._lock:
-            domains = list(self._entries)
-        # One by one, so that nobody waits for the lock for long.
-        for domain in domains:
+        for entry in self._all():
             with self._lock:
-                entry = self._entries.pop(domain, None)
-                if entry is not None:
-                    self._entries[domain] = replace(entry, due=min(entry.due, now))
+                if self._entries.get(entry.domain) is entry:
+                    self._entries[entry.domain] = replace(entry, due=min(entry.due, now))
 
     def purge(self, now: float, limit: int) -> int:
         """Remove entries past their end."""
-        with self._lock:
-            entries = list(self._entries.values())
-        over = [entry for entry in entries if entry.end <= now][:limit]
+        over = [entry for entry in self._all() if entry.end <= now][:limit]
         for entry in over:
             self.remove(entry)
         return len(over)
