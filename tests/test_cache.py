@@ -198,3 +198,15 @@ class TestMemoryStore(StoreContract):
         store = MemoryStore(1)
         store.put(entry(policy=replace(POLICY, body="x" * 65_536)), NOW)
         assert store.get("example.com") is not None
+
+
+def test_looking_for_what_is_due_does_not_change_what_was_used_last():
+    store = MemoryStore(3)
+    for name in ("a", "b", "c"):
+        store.put(entry(f"{name}.example"), NOW)
+    store.get("a.example")
+    assert store.due(NOW, 10) == []
+    assert store.purge(NOW, 10) == 0
+    store.put(entry("d.example"), NOW)
+    assert store.get("a.example") is not None
+    assert store.get("b.example") is None

@@ -49,7 +49,7 @@ def test_in_front_of_a_store_there_is_memory(path, settings, kind):
     with opened(settings(path)) as cache:
         assert isinstance(cache, LayeredStore)
         assert isinstance(cache._store, kind)
-        assert cache._grace == GRACE
+        assert cache.grace == GRACE
 
 
 @pytest.mark.parametrize(
