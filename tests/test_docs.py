@@ -1,0 +1,217 @@
+"""The pages and the code agree: no broken reStructuredText, link, option, log line or floor."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import re
+import shlex
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+from log_lines import ALL_LINES, CODE, HOLE, LINES, PASSING_ON, TOLD
+
+from stsresolver import daemon, query
+
+try:
+    import docutils.core
+    from docutils import nodes
+except ImportError:
+    if os.environ.get("CI") == "true":
+        raise
+    pytest.skip("not installed: docutils (extra package)", allow_module_level=True)
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    str(path.relative_to(CHECKOUT))
+    for place in (CHECKOUT.glob("*.rst"), (CHECKOUT / "docs").rglob("*.rst"))
+    for path in place
+)
+FLOORS = ("faces", "service", "world", "grammar")
+
+# A file or directory of the checkout, as the pages name it.
+PLACES = "docs|etc|tests|bench|stsresolver|[.]ci"
+FILE = re.compile(rf"(?<![\w/.-])(?:{PLACES})/[\w./-]*|\b[A-Z]{{4,}}\.rst")
+# What stands for something that the reader names.
+STAND_IN = re.compile(r"\b(?!README|CONTRIBUTING|CHANGELOG|SECURITY|MANIFEST|LICENSE)[A-Z]{3,}\b")
+# What a program is called with, to the end of the command.
+CALL = re.compile(r"(?<![\w.-])(mta-sts-(?:daemon|query))(?![\w.:-])([^\n;|>`]*)")
+
+
+@cache
+def page(name: str) -> nodes.document:
+    """The page as docutils reads it. Raises what a page cannot be read for."""
+    complaints = io.StringIO()
+    settings = {
+        "warning_stream": complaints,
+        "report_level": 1,
+        "syntax_highlight": "none",
+        "_disable_config": True,
+    }
+    path = CHECKOUT / name
+    read = docutils.core.publish_doctree(
+        path.read_text(encoding="utf-8"), source_path=name, settings_overrides=settings
+    )
+    assert complaints.getvalue() == ""
+    return read
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_is_sound(name):
+    read = page(name)
+    # A literal with a backtick too few is no error to docutils.
+    assert [one.astext() for one in read.findall(nodes.title_reference)] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_file_that_is_named_is_there(name):
+    words = [text.astext() for text in page(name).findall(nodes.Text)]
+    named = {found for text in words for found in FILE.findall(text)}
+    named |= {
+        str(Path(name).parent / link["refuri"])
+        for link in page(name).findall(nodes.reference)
+        if "refuri" in link and ":" not in link["refuri"]
+    }
+    files = {one.rstrip(".") for one in named if not STAND_IN.search(one)}
+    assert [one for one in sorted(files) if not (CHECKOUT / one).exists()] == []
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if Path(name).parts[0] == "docs"])
+def test_the_readme_names_the_page(name):
+    """A manual page is found by `man`; every other one by the README."""
+    if Path(name).parts[1] != "man":
+        assert name in page("README.rst").astext()
+
+
+def options(program) -> set[str]:
+    parser = program._arguments()
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+OPTIONS = {"mta-sts-daemon": options(daemon), "mta-sts-query": options(query)}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_option_that_is_named_is_there(name):
+    wrong = []
+    literals = (*page(name).findall(nodes.literal), *page(name).findall(nodes.literal_block))
+    for one in literals:
+        for program, arguments in CALL.findall(one.astext().replace("\\\n", " ")):
+            words = re.sub(r"[\[\]{}]", " ", arguments)
+            for word in shlex.split(words.replace("'", ""), comments=True):
+                if word.startswith("-") and word.partition("=")[0] not in OPTIONS[program]:
+                    wrong.append(f"{program} {word}")
+    assert wrong == []
+
+
+# What the log can say, and why the daemon does not start.
+
+
+def documented() -> list[str]:
+    """Return the lines that the page explains: terms of its definitions, and items that are one."""
+    read = page("docs/troubleshooting.rst")
+    places = list(read.findall(nodes.term))
+    for item in read.findall(nodes.list_item):
+        (paragraph,) = item.children
+        if len(paragraph.children) == 1:
+            places.append(paragraph)
+    return [literal.astext() for place in places for literal in place.findall(nodes.literal)]
+
+
+def test_the_source_is_read():
+    assert len(LINES) > 90
+    assert {module for module, _ in TOLD} <= {one.where for one in LINES}
+    assert {one.where for one in ALL_LINES if one not in LINES} == PASSING_ON
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.text.replace(HOLE, "..."))
+def test_each_line_of_the_log_is_explained(line):
+    assert any(line.matches(words) for words in documented())
+
+
+def test_each_line_that_is_explained_is_there():
+    assert [one for one in documented() if not any(line.matches(one) for line in LINES)] == []
+
+
+# The floors of the architecture.
+
+
+def module(path: Path) -> str:
+    """Return a module's name below the package; the package itself has its own."""
+    name = ".".join(path.relative_to(CODE).with_suffix("").parts)
+    return name.removesuffix(".__init__").replace("__init__", "stsresolver")
+
+
+MODULES = {module(path): path for path in sorted(CODE.rglob("*.py"))}
+
+
+def floors() -> dict[str, str]:
+    """Return each module's floor, as the first table of the page has it."""
+    table = next(page("docs/architecture.rst").findall(nodes.table))
+    found: dict[str, str] = {}
+    for row in next(table.findall(nodes.tbody)).findall(nodes.row):
+        floor, named, _ = (cell for cell in row.children)
+        for literal in named.findall(nodes.literal):
+            assert literal.astext() not in found, "a module has one floor"
+            found[literal.astext()] = floor.astext()
+    return found
+
+
+def imports(name: str) -> set[str]:
+    """Return the modules of ours that a module imports, late imports among them."""
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        above = [] if package in ("", "stsresolver") else package.split(".")
+        below = above[: len(above) - node.level + 1] + (node.module or "").split(".")
+        base = ".".join(filter(None, below))
+        for one in node.names:
+            whole = f"{base}.{one.name}".lstrip(".")
+            found.add(whole if whole in MODULES else base)
+    return found - {name}
+
+
+def others(name: str) -> set[str]:
+    """Return the packages that a module imports from elsewhere."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {one.name.partition(".")[0] for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def test_each_module_has_a_floor():
+    assert sorted(floors()) == sorted(MODULES)
+    assert set(floors().values()) == set(FLOORS)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name):
+    floor = floors()
+    assert imports(name) <= set(MODULES)
+    rank = FLOORS.index(floor[name])
+    assert [one for one in sorted(imports(name)) if FLOORS.index(floor[one]) < rank] == []
+
+
+def test_no_imports_in_a_circle():
+    try:
+        tuple(TopologicalSorter({name: imports(name) for name in MODULES}).static_order())
+    except CycleError as error:
+        pytest.fail(f"in a circle: {' <- '.join(error.args[1])}")
+
+
+IO = {"socket", "ssl", "select", "subprocess", "http", "urllib3", "requests", "sqlite3", "redis"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_grammar_does_no_io_and_faces_alone_read_yaml(name):
+    floor = floors()[name]
+    assert floor == "faces" or "yaml" not in others(name)
+    assert floor != "grammar" or not others(name) & IO
