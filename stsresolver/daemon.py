@@ -2,9 +2,9 @@
 
 Exit statuses are those of sysexits.h: 0 after a stop that was asked for, 1 after one that left
 requests unanswered (asked for twice, or past shutdown_timeout), 64 for wrong arguments, 69 for an
-address that cannot be listened on, 73 for a file that cannot be written, 77 for a user it cannot
-become, 78 for a wrong configuration. `--check-config` ends with 0 or 78, `--doctor` with 0, 78, or
-1 where it found a problem.
+address that cannot be listened on, 71 for a child that cannot be started, 73 for a file that cannot
+be written, 77 for a user it cannot become, 78 for a wrong configuration. `--check-config` ends with
+0 or 78, `--doctor` with 0, 78, or 1 where it found a problem.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .orders import Orders
 from .pidfile import PidfileError, pidfile
 from .privileges import PrivilegeError, become, group_id, user_id
 from .proxy import ProxyError, from_environment
+from .resolver_process import StartError
 from .server import SocketmapServer
 from .service import Service
 from .settings import Config, LogSettings, Proxy
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status, why = os.EX_CONFIG, str(error)
         except listeners.ListenError as error:
             status, why = os.EX_UNAVAILABLE, f"cannot listen on {error}"
+        except StartError as error:
+            status, why = os.EX_OSERR, str(error)
         except PrivilegeError as error:
             status, why = os.EX_NOPERM, str(error)
         except (CannotWrite, PidfileError) as error:

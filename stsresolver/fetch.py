@@ -158,7 +158,7 @@ class Fetcher:
         """Connect to `host` and verify its certificate; `opened` closes the connection."""
         connection = opened.enter_context(self._reach.connect(host, deadline))
         try:
-            return BoundedTls(connection, self._trust.context(), host, deadline, _MAX_READ)
+            return BoundedTls(connection, self._trust.context(), host, _MAX_READ)
         except TimeoutError:
             raise
         except ssl.SSLCertVerificationError as error:

@@ -17,9 +17,9 @@ import dns.inet
 import dns.name
 import dns.rdatatype
 
-from .deadline import Deadline
+from .deadline import BoundedSocket, Deadline, connected
 from .dns_messages import Answer, MessageError, Question, Truncated
-from .files import Stamp, stamp
+from .files import Watch
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class NameServers:
         self._resolv_conf = resolv_conf
         self._port = port
         self._lock = threading.Lock()
-        self._seen: Stamp = None
+        self._watch = Watch(lambda: [resolv_conf])
         self._addresses: list[str] = []
 
     def ask(
@@ -88,31 +88,28 @@ class NameServers:
 
     def _over_udp(self, server: str, question: Question, deadline: Deadline) -> Answer:
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as udp:
+        with BoundedSocket(family, socket.SOCK_DGRAM, deadline) as udp:
             udp.connect((server, self._port))
             udp.send(question.wire)
             while True:
-                udp.settimeout(deadline.left())
                 answer = question.read(udp.recv(65535))
                 if answer is not None:
                     return answer
 
     def _over_tcp(self, server: str, question: Question, deadline: Deadline) -> Answer:
-        with socket.create_connection((server, self._port), deadline.left()) as tcp:
+        with connected((server, self._port), deadline.left(), deadline) as tcp:
             tcp.sendall(_LENGTH.pack(len(question.wire)) + question.wire)
-            (length,) = _LENGTH.unpack(_exactly(tcp, _LENGTH.size, deadline))
-            answer = question.read(_exactly(tcp, length, deadline))
+            (length,) = _LENGTH.unpack(_exactly(tcp, _LENGTH.size))
+            answer = question.read(_exactly(tcp, length))
         if answer is None:
             raise NameServerError("no answer to the question")
         return answer
 
     def _configured(self) -> list[str]:
         """Return the addresses that resolv.conf has now."""
-        seen = stamp(self._resolv_conf)
         with self._lock:
-            if not self._addresses or seen != self._seen:
+            if self._watch.changed():
                 self._addresses = self._read()
-                self._seen = seen
             return list(self._addresses)
 
     def _read(self) -> list[str]:
@@ -121,7 +118,8 @@ class NameServers:
             with open(self._resolv_conf, encoding="ascii", errors="replace") as file:
                 lines = [line.split() for line in file]
         except OSError as error:
-            log.warning("%s: %s", self._resolv_conf, error.strerror)
+            text = "%s cannot be read, so 127.0.0.1 is asked: %s"
+            log.warning(text, self._resolv_conf, error.strerror)
             lines = []
         found = [line[1] for line in lines if line[:1] == ["nameserver"] and len(line) > 1]
         addresses = [address for address in found if dns.inet.is_address(address)]
@@ -129,11 +127,10 @@ class NameServers:
         return list(dict.fromkeys(addresses)) or ["127.0.0.1"]
 
 
-def _exactly(tcp: socket.socket, size: int, deadline: Deadline) -> bytes:
+def _exactly(tcp: socket.socket, size: int) -> bytes:
     """Read `size` bytes. Raise `TimeoutError`, or `NameServerError` if the connection ends."""
     data = b""
     while len(data) < size:
-        tcp.settimeout(deadline.left())
         part = tcp.recv(size - len(data))
         if not part:
             raise NameServerError("the connection ended early")

@@ -6,10 +6,9 @@ only the way differs: what goes over the connection stays between us and the pol
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Iterator
 
-from .deadline import Deadline
+from .deadline import BoundedSocket, Deadline, connected
 from .discovery import Discovery, DiscoveryError
 from .proxy import goes_through, known_addresses
 from .results import Cause
@@ -45,7 +44,7 @@ class Reach:
         self._port = port
         self._proxy = proxy
 
-    def connect(self, host: str, deadline: Deadline) -> socket.socket:
+    def connect(self, host: str, deadline: Deadline) -> BoundedSocket:
         """Return a connection to `host`.
 
         Raise `FetchError`, or `TimeoutError` past the deadline.
@@ -55,13 +54,13 @@ class Reach:
         families = self._discovery.addresses(host, deadline)
         return _connected(host, self._port, families, deadline)
 
-    def _through(self, proxy: Proxy, host: str, deadline: Deadline) -> socket.socket:
+    def _through(self, proxy: Proxy, host: str, deadline: Deadline) -> BoundedSocket:
         """Connect to `host` through `proxy`, which looks up its name."""
         try:
             families = known_addresses(proxy) or self._discovery.addresses(proxy.host, deadline)
             connection = _connected(proxy.host, proxy.port, families, deadline)
             try:
-                open_tunnel(connection, proxy, host, self._port, deadline)
+                open_tunnel(connection, proxy, host, self._port)
             except BaseException:
                 connection.close()
                 raise
@@ -80,13 +79,13 @@ class Reach:
 
 def _connected(
     host: str, port: int, families: Iterable[list[str]], deadline: Deadline
-) -> socket.socket:
+) -> BoundedSocket:
     """Connect to the first address of `host` that answers."""
     refused = []
     try:
         for address, share in _attempts(families, deadline):
             try:
-                return socket.create_connection((address, port), share)
+                return connected((address, port), share, deadline)
             except OSError as error:
                 refused.append(f"{address}: {error.strerror or error}")
     except DiscoveryError as error:

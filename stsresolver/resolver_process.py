@@ -59,6 +59,10 @@ _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.
 _NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS")
 
 
+class StartError(Exception):
+    """The process cannot be started; the text says why."""
+
+
 class Lookups:
     """Has the process look up policies, within `timeout` seconds for DNS and for HTTPS each.
 
@@ -120,7 +124,7 @@ class ResolverProcess:
     """Starts the process, and starts it anew when it ends.
 
     `workers`: lookups at once. `resolver`: what `Resolver` is made with beside the timeout, as
-    JSON has it. `start` returns at once; `close` ends the process.
+    JSON has it. `start` returns before it is ready; `close` ends the process.
 
     `endings`: what the lookups so far ended in. `seconds`: how long they took, by what was asked.
     `losses`: how often the process ended though nobody wanted it to, or could not be started.
@@ -136,6 +140,9 @@ class ResolverProcess:
         self._last = 0
         self._asked: dict[int, queue.SimpleQueue[bytes | None]] = {}
         self._child: _Child | None = None
+        # Whether a start has been tried, and why that one failed.
+        self._tried = threading.Event()
+        self._refused: OSError | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resolver", daemon=True)
 
@@ -144,8 +151,12 @@ class ResolverProcess:
         return Lookups(self, timeout)
 
     def start(self) -> None:
-        """Start the process."""
+        """Start the process. Raise `StartError` where that is not possible."""
         self._thread.start()
+        self._tried.wait(_START)
+        if self._refused is not None:
+            self.close()
+            raise StartError(f"the resolver process cannot be started: {self._refused}")
 
     def change(self, workers: int, resolver: Mapping[str, object]) -> None:
         """Start a process with other settings, if they differ; it takes over what is under way."""
@@ -237,18 +248,23 @@ class ResolverProcess:
         pause = 0.0
         while not self._closed.wait(pause):
             started = time.monotonic()
+            told = False
             try:
-                self._live()
+                told = self._live()
             except OSError as error:
+                if not self._tried.is_set():
+                    self._refused = error
+                    self._tried.set()
+                    return
                 self.losses += 1
                 log.error("the resolver process cannot be started: %s", error)
             except Exception:
                 log.exception("the resolver process met a bug of this program")
             lived = time.monotonic() - started
-            pause = 0.0 if lived > _LONG else min(max(_PAUSE, 2 * pause), _MAX_PAUSE)
+            pause = 0.0 if told or lived > _LONG else min(max(_PAUSE, 2 * pause), _MAX_PAUSE)
 
-    def _live(self) -> None:
-        """Start a process and listen to it until it ends."""
+    def _live(self) -> bool:
+        """Start a process and listen to it until it ends; say whether it was told to."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             for one in (ours, theirs):
@@ -268,9 +284,11 @@ class ResolverProcess:
                 ours.send(write(0, HELLO, {**self._settings, "level": level}))
                 self._child = child
                 self._lock.notify_all()
+            self._tried.set()
             self._listen(child)
         finally:
             self._end(child)
+        return child.told
 
     def _listen(self, child: _Child) -> None:
         """Hand each message to the thread that waits for it, until the process ends."""

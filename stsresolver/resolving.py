@@ -1,10 +1,9 @@
 """The resolver process: looks up policies for the daemon, away from its caches and sockets.
 
 It is the daemon's child (`resolver_process`), and talks with it in `lookup_messages` over the
-socket that is its standard input. Each of its threads takes what is asked from there, looks it up
-with the synchronous `Resolver`, and says what came of it. Everything that strangers send is read
-here, by a process that holds nothing worth taking and has given up what it does not need
-(`confinement`).
+socket that is its standard input. One thread reads what is asked; threads of a pool look it up with
+the synchronous `Resolver` and say what came of it. Everything that strangers send is read here, by
+a process that holds nothing worth taking and has given up what it does not need (`confinement`).
 
 It ends when the daemon closes the socket, and leaves signals to the daemon.
 """
@@ -13,12 +12,14 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .confinement import confine
@@ -45,6 +46,9 @@ log = logging.getLogger("stsresolver.resolving")
 # Bytes of data: the interpreter and its modules, and what each lookup may take of it.
 _BASE_MEMORY = 256 << 20
 _LOOKUP_MEMORY = 2 << 20
+# A repeated answer is worth more than a new one sooner, where there are fewer cores than threads
+# that compute.
+_NICE = 5
 # Bytes of a question: a domain and few words.
 _MAX_ASKED = 4096
 # Bytes of a thread's stack; the system's usual 8 MB would be more than the limit above.
@@ -72,10 +76,13 @@ def main() -> int:
     # A service manager signals every process; the daemon still needs its answers then.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as daemon:
         _, _, (settings,) = read(daemon.recv(MAX_MESSAGE))
         workers = settings["workers"]
         threading.stack_size(_STACK)
+        # What is there now stays, and need not be looked through again and again.
+        gc.freeze()
         confined = confine(_BASE_MEMORY + workers * _LOOKUP_MEMORY)
         logger = logging.getLogger(__package__)
         logger.setLevel(settings["level"])
@@ -89,61 +96,33 @@ def main() -> int:
         arguments = settings["resolver"]
         if "proxy" in arguments:
             arguments["proxy"] = Proxy(**arguments["proxy"])
-        make = functools.cache(functools.partial(Resolver, **arguments))
-        Threads(daemon, workers, make).serve()
-    return 0
-
-
-class Threads:
-    """At most `most` threads that look up what the daemon asks; one more than are busy.
-
-    Each waits at the daemon's socket by itself: what is asked goes to one of them at once. The
-    process ends with the daemon's end of the socket, lookups that nobody waits for any more or not.
-    """
-
-    def __init__(self, daemon: socket.socket, most: int, resolver: Any) -> None:
-        self._daemon = daemon
-        self._most = most
-        self._resolver = resolver
-        self._lock = threading.Lock()
-        self._started = 1
-        self._idle = 0
-
-    def serve(self) -> None:
-        """Look up what is asked, on this thread. Ends the process."""
         status = 0
         try:
-            while message := self._next():
-                _answer(self._daemon, self._resolver, message)
+            _serve(daemon, workers, functools.cache(functools.partial(Resolver, **arguments)))
         except Exception:
             log.exception("the resolver process met a bug of this program")
             status = 1
-        os._exit(status)
+    # Lookups that nobody waits for any more are not waited for.
+    os._exit(status)
 
-    def _next(self) -> bytes:
-        """Return the next message, nothing once the daemon has gone; let another thread wait."""
-        with self._lock:
-            self._idle += 1
-        try:
-            message = self._daemon.recv(_MAX_ASKED)
-        except ConnectionError:
-            return b""
-        with self._lock:
-            self._idle -= 1
-            short = self._idle == 0 and self._started < self._most
-            self._started += short
-        if short:
-            self._start()
-        return message
 
-    def _start(self) -> None:
+def _serve(daemon: socket.socket, workers: int, resolver: Any) -> None:
+    """Have what the daemon asks looked up, until it closes the socket."""
+    pool = ThreadPoolExecutor(workers)
+    while message := _next(daemon):
         try:
-            threading.Thread(target=self.serve, daemon=True).start()
+            pool.submit(_answer, daemon, resolver, message)
         except RuntimeError as error:
-            # It waits for one of the threads that there are.
+            # It is in line for the threads that there are.
             log.warning("no thread for another lookup: %s", error)
-            with self._lock:
-                self._started -= 1
+
+
+def _next(daemon: socket.socket) -> bytes:
+    """Return the next message, nothing once the daemon has gone."""
+    try:
+        return daemon.recv(_MAX_ASKED)
+    except ConnectionError:
+        return b""
 
 
 def _answer(daemon: socket.socket, resolver: Any, message: bytes) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .deadline import Deadline
+from .deadline import BoundedSocket
 
 # Bytes that a read takes from the socket at most: a TLS record with its frame.
 _PART = 17_408
@@ -29,21 +28,19 @@ class BoundedTls:
     """The client's end of TLS with `host` over a TCP connection, with what http.client needs.
 
     The connection stays its maker's, who closes it. `most`: bytes that are read, handshake and
-    framing included. Every method raises `TimeoutError` past the deadline, `TooMuch`, and what
-    `ssl` and sockets raise: `ssl.SSLEOFError` for a connection that ended without TLS's own end,
+    framing included. Every method raises `TooMuch`, and what the connection and `ssl` raise:
+    `TimeoutError`, `ssl.SSLEOFError` for an end that is not TLS's own,
     `ssl.SSLCertVerificationError` when it is made.
     """
 
     def __init__(
         self,
-        connection: socket.socket,
+        connection: BoundedSocket,
         context: ssl.SSLContext,
         host: str,
-        deadline: Deadline,
         most: int,
     ) -> None:
         self._connection = connection
-        self._deadline = deadline
         self._most = self._left = most
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -91,11 +88,9 @@ class BoundedTls:
 
     def _flush(self) -> None:
         if data := self._outgoing.read():
-            self._connection.settimeout(self._deadline.left())
             self._connection.sendall(data)
 
     def _receive(self) -> None:
-        self._connection.settimeout(self._deadline.left())
         data = self._connection.recv(_PART)
         self._left -= len(data)
         if self._left < 0:

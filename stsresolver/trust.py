@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 import threading
 
-from .files import Stamp, stamp
+from .files import Watch
 
 
 class TrustStore:
@@ -18,17 +18,14 @@ class TrustStore:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen: dict[str, Stamp] = {}
+        self._watch = Watch(_places)
         self._context: ssl.SSLContext | None = None
 
     def context(self) -> ssl.SSLContext:
         """Return the context over the CA certificates as they are on disk now."""
-        paths = ssl.get_default_verify_paths()
-        seen = {path: stamp(path) for path in (paths.cafile, paths.capath) if path}
         with self._lock:
-            if self._context is None or seen != self._seen:
+            if self._watch.changed() or self._context is None:
                 self._context = self._build()
-                self._seen = seen
             return self._context
 
     def _build(self) -> ssl.SSLContext:
@@ -43,3 +40,8 @@ class TrustStore:
         # The same on every Python: 3.13 made X.509 checks stricter than CAs in use are.
         context.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST
         return context
+
+
+def _places() -> list[str]:
+    paths = ssl.get_default_verify_paths()
+    return [path for path in (paths.cafile, paths.capath) if path]

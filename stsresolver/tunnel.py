@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import socket
 
-from .deadline import Deadline
 from .settings import Proxy
 
 # Bytes of the answer, interim ones (RFC 9110 §15.2) included.
@@ -32,31 +31,26 @@ class TunnelError(Exception):
     """The proxy did not open the tunnel; the text says what it did."""
 
 
-def open_tunnel(
-    connection: socket.socket, proxy: Proxy, host: str, port: int, deadline: Deadline
-) -> None:
+def open_tunnel(connection: socket.socket, proxy: Proxy, host: str, port: int) -> None:
     """Have `proxy`, at the other end of `connection`, connect it to `port` of `host`.
 
-    Raise `TunnelError`, `TimeoutError` past the deadline, or another `OSError`.
+    Raise `TunnelError`, or what `connection` raises: `TimeoutError` past its deadline, `OSError`.
     """
     fields = [f"CONNECT {host}:{port} HTTP/1.1", f"Host: {host}:{port}"]
     if proxy.authorization:
         fields.append(f"Proxy-Authorization: {proxy.authorization}")
     request = "".join(f"{field}\r\n" for field in fields) + "\r\n"
-    connection.settimeout(deadline.left())
     connection.sendall(request.encode("ascii"))
-    status, reason = _answer(connection, deadline)
+    status, reason = _answer(connection)
     if not status.startswith("2"):
         raise TunnelError(f"it answered CONNECT with {status} {reason}{_REMEDIES.get(status, '')}")
-    connection.settimeout(deadline.left())
 
 
-def _answer(connection: socket.socket, deadline: Deadline) -> tuple[str, str]:
+def _answer(connection: socket.socket) -> tuple[str, str]:
     """Return status and reason of the final answer."""
     read = 0
     data = b""
     while read < _MAX_ANSWER:
-        connection.settimeout(deadline.left())
         part = connection.recv(_MAX_ANSWER - read)
         read += len(part)
         data += part

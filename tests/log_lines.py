@@ -135,6 +135,6 @@ ALL_LINES = tuple(dict.fromkeys(lines()))
 LINES = tuple(one for one in ALL_LINES if re.search("[a-z]{2}", one.text))
 # Modules that pass on a text which is made, and explained, elsewhere, or the system's own words.
 PASSING_ON = {
-    *("daemon", "database", "layered", "nameservers", "notices"),
+    *("daemon", "database", "layered", "notices"),
     *("pidfile", "redis", "resolver_process", "server"),
 }

@@ -42,7 +42,7 @@ from hostile_dns_cases import (
 )
 from hostile_https import has_ipv6_loopback
 
-from stsresolver import Failure, Resolver
+from stsresolver import Failure, Resolver, files
 
 RECORD = "_mta-sts.example.com TXT"
 
@@ -179,7 +179,8 @@ def linked(resolv_conf: Path, address: str) -> None:
 
 
 @pytest.mark.parametrize("change", [write, replaced, linked])
-def test_change_of_resolv_conf_counts_from_the_next_lookup(tmp_path, two, change):
+def test_change_of_resolv_conf_counts_from_the_next_look(tmp_path, two, change, monkeypatch):
+    monkeypatch.setattr(files, "PAUSE", 0.0)
     resolv_conf = tmp_path / "resolv.conf"
     change(resolv_conf, "127.0.0.1")
     resolver = Resolver(LIMIT, resolv_conf=str(resolv_conf), dns_port=two[0].port)
@@ -190,7 +191,8 @@ def test_change_of_resolv_conf_counts_from_the_next_lookup(tmp_path, two, change
     assert resolver.policy_id("example.com") == "one"
 
 
-def test_resolv_conf_that_goes_and_comes(tmp_path, two):
+def test_resolv_conf_that_goes_and_comes(tmp_path, two, monkeypatch):
+    monkeypatch.setattr(files, "PAUSE", 0.0)
     resolv_conf = write(tmp_path / "resolv.conf", "127.0.0.2")
     resolver = Resolver(LIMIT, resolv_conf=str(resolv_conf), dns_port=two[0].port)
     assert resolver.policy_id("example.com") == "two"

@@ -46,7 +46,7 @@ from hostile_https_cases import LATE
 from hostile_place import Place, certified, check, https, row, tcp
 from hostile_tls_cases import CERTIFICATES, NO_TLS
 
-from stsresolver import Cause, Failure, Policy, Resolver
+from stsresolver import Cause, Failure, Policy, Resolver, files
 
 # What a case may take beyond its time limit, in seconds.
 GRACE = 0.5
@@ -414,6 +414,7 @@ def test_no_tls(world, script, causes):
 
 
 def test_change_of_ssl_cert_file_is_noticed(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PAUSE", 0.0)
     other = Authority(tmp_path)
     with world.host(page()) as host:
         resolver = world.resolver(host.port, QUICK)
@@ -425,6 +426,7 @@ def test_change_of_ssl_cert_file_is_noticed(world, tmp_path, monkeypatch):
 
 
 def test_change_of_the_bundle_is_noticed(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PAUSE", 0.0)
     bundle = tmp_path / "bundle.pem"
     bundle.write_bytes(Authority(tmp_path).bundle.read_bytes())
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))

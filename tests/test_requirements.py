@@ -16,7 +16,7 @@ from authority import Authority
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from stsresolver import connections, server
+from stsresolver import connections, files, server
 from stsresolver.answer import Answers
 from stsresolver.cache.database import Database
 from stsresolver.listeners import listen_tcp, listen_unix
@@ -48,9 +48,9 @@ def test_result_type_of_a_tls_report(cause):
 
 def test_administrators_are_told_that_dane_is_overridden():
     """Where DANE is not looked at, an administrator must know, and know what to do."""
-    readme = " ".join((CHECKOUT / "README.rst").read_text(encoding="utf-8").split())
-    assert "an answer of the daemon overrides DANE" in readme
-    assert "dane-only" in readme
+    page = " ".join((CHECKOUT / "docs" / "postfix.rst").read_text(encoding="utf-8").split())
+    assert "the daemon does not look" in page
+    assert "``dane-only``" in page
 
 
 # Postfix
@@ -131,6 +131,7 @@ def test_policy_domain_attribute_is_the_a_label(next_hop, domain):
 
 def test_tls_context_is_built_once(tmp_path, monkeypatch):
     """To load the CA certificates takes tens of milliseconds of computing."""
+    monkeypatch.setattr(files, "PAUSE", 0.0)
     authority = Authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))

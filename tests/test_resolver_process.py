@@ -30,7 +30,7 @@ from socketmap_client import wait_for
 import stsresolver
 from stsresolver import Resolver, resolver_process
 from stsresolver.lookup_messages import MAX_MESSAGE
-from stsresolver.resolver_process import ResolverProcess
+from stsresolver.resolver_process import ResolverProcess, StartError
 from stsresolver.results import Cause, Failure, NoPolicy
 from stsresolver.sts import MAX_POLICY_SIZE, Policy
 
@@ -286,11 +286,11 @@ def test_lookups_run_side_by_side(served, process):
 
 
 def test_the_name_servers_are_read_again_when_they_change(served, process):
-    lookups = process(served.settings).lookups(TIMEOUT)
     served.resolv_conf.write_text("nameserver 127.0.0.2\n")
+    lookups = process(served.settings).lookups(TIMEOUT)
     assert isinstance(lookups.policy_id("example.com"), Failure)
     served.resolv_conf.write_text("nameserver 127.0.0.1\n")
-    assert lookups.policy_id("example.com") == "1"
+    wait_for(lambda: lookups.policy_id("example.com") == "1", "the change to be seen")
 
 
 def test_the_certificates_are_read_again_when_they_change(served, process, monkeypatch, tmp_path):
@@ -302,14 +302,15 @@ def test_the_certificates_are_read_again_when_they_change(served, process, monke
     lookups = process(served.settings).lookups(TIMEOUT)
     assert lookups.fetch("example.com").cause is Cause.CERTIFICATE
     store.write_bytes(trusted)
-    assert isinstance(lookups.fetch("example.com"), Policy)
+    wait_for(lambda: isinstance(lookups.fetch("example.com"), Policy), "the change to be seen")
 
 
 def test_lines_of_its_log_arrive_as_one_record_each(served, process, caplog):
     served.resolv_conf.unlink()
     process(served.settings).lookups(TIMEOUT).policy_id("example.com")
     path = re.escape(str(served.resolv_conf))
-    assert any(re.fullmatch(f"{path}: No such file.*", r.getMessage()) for r in caplog.records)
+    line = re.compile(f"{path} cannot be read, .*: No such file.*")
+    assert any(line.fullmatch(record.getMessage()) for record in caplog.records)
 
 
 def test_its_level_is_the_daemons(served, process, caplog):
@@ -582,7 +583,7 @@ def test_it_ends_with_the_daemon(served, tmp_path):
     program = f"""
 import logging, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from stsresolver.resolver_process import ResolverProcess
+from stsresolver.resolver_process import ResolverProcess, StartError
 one = ResolverProcess(2, {served.settings!r})
 one.start()
 print(one.lookups(4.0).policy_id("example.com"), one.pid, flush=True)
@@ -623,17 +624,24 @@ def test_it_ends_with_the_daemon_that_has_not_read_everything(served):
 # WHEN IT CANNOT BE STARTED
 
 
-def test_a_start_that_fails(served, process, caplog, monkeypatch):
+def test_a_first_start_that_fails(served, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(StartError, match=r"cannot be started: .*'/nonexistent/python'"):
+        ResolverProcess(2, served.settings).start()
+
+
+def test_a_later_start_that_fails(served, process, caplog, monkeypatch):
     monkeypatch.setattr(resolver_process, "_PAUSE", 0.05)
     monkeypatch.setattr(resolver_process, "_WAIT", 0.05)
+    one = process(served.settings)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/nonexistent/python")
-        one = process(served.settings)
+        os.kill(ready(one), signal.SIGKILL)
         wait_for(logged(caplog, "cannot be started"), "a word about it")
         assert one.lookups(TIMEOUT).fetch("example.com").cause is Cause.PROCESS
     wait_for(lambda: one.pid is not None, "a start that works")
     assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
-    assert "No such file or directory: '/nonexistent/python'" in errors(caplog)[0]
+    assert "No such file or directory: '/nonexistent/python'" in errors(caplog)[1]
 
 
 def test_a_program_that_cannot_run(process, child, caplog):
@@ -650,12 +658,17 @@ def test_a_program_that_cannot_run(process, child, caplog):
 def test_out_of_descriptors(served, process, caplog):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
+    one = process(served.settings)
+    pid = ready(one)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
     try:
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.dup(0))
-        one = process(served.settings)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(logged(caplog, "ended"), "its end")
+        # Its socket has left room for one end of another.
+        taken.append(os.dup(0))
         wait_for(logged(caplog, "Too many open files"), "a word about it")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -876,6 +889,16 @@ def test_other_settings_take_over_what_is_under_way(served, process, caplog):
     one.change(8, served.settings)
     assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
     assert one.pid == pid, "the same settings change nothing"
+
+
+def test_one_with_other_settings_follows_at_once(served, process, monkeypatch):
+    """A reload is no failure: nothing is lost, however many there are."""
+    monkeypatch.setattr(resolver_process, "_PAUSE", 30.0)
+    one = process(served.settings)
+    for workers in (8, 9, 10):
+        ready(one)
+        one.change(workers, served.settings)
+        assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
 
 
 def test_one_that_ends_of_itself_is_an_error(process, child, caplog):
