@@ -155,6 +155,8 @@ class _Parts(Collector):
         resolver = self._service.resolver
         up = int(resolver.pid is not None)
         yield _one("mta_sts_resolver_up", "Whether there is a resolver process.", up)
+        text = "Resolver processes that run."
+        yield _one("mta_sts_resolver_processes", text, resolver.running)
         yield _total(
             "mta_sts_resolver_restarts",
             "Times that the resolver process was lost.",

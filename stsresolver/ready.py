@@ -95,7 +95,9 @@ class ReadyReplies:
         """Drop the replies that speak of `domain`."""
         for table in (self._newer, self._older):
             for request in table.requests.pop(domain, ()):
-                table.replies.pop(request, None)
+                known = table.replies.pop(request, None)
+                if known is not None:
+                    table.bytes -= len(request) + len(known.data)
 
     def clear(self) -> None:
         """Drop everything."""
@@ -110,7 +112,10 @@ class ReadyReplies:
         if len(table.replies) >= self._max_replies or table.bytes >= self._max_bytes:
             self._older = table
             self._newer = table = _Table()
-        if ready.domain and request not in table.replies:
+        known = table.replies.get(request)
+        if known is not None:
+            table.bytes -= len(request) + len(known.data)
+        elif ready.domain:
             table.requests.setdefault(ready.domain, []).append(request)
         table.replies[request] = ready
         table.bytes += len(request) + len(ready.data)

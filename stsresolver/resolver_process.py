@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .lookup_messages import (
     FETCH,
@@ -36,7 +36,6 @@ from .lookup_messages import (
 )
 from .results import Cause, Failure, NoPolicy
 from .sts import Policy
-from .tally import Durations, Tally
 from .version import __version__
 
 log = logging.getLogger(__name__)
@@ -63,13 +62,20 @@ class StartError(Exception):
     """The process cannot be started; the text says why."""
 
 
+class Asked(Protocol):
+    """What can be asked for a lookup: one process, or several."""
+
+    def ask(self, what: str, domain: str, timeout: float) -> Result:
+        """Return what a lookup ended in."""
+
+
 class Lookups:
     """Has the process look up policies, within `timeout` seconds for DNS and for HTTPS each.
 
     May be used by any number of threads at once.
     """
 
-    def __init__(self, process: ResolverProcess, timeout: float) -> None:
+    def __init__(self, process: Asked, timeout: float) -> None:
         self._process = process
         self._timeout = timeout
 
@@ -93,7 +99,7 @@ class Ending(NamedTuple):
 
 
 # "found": an id, or a policy. "none": the domain says that there is none. "failure": neither.
-_ENDINGS = (
+ENDINGS = (
     Ending(POLICY_ID, "found", None),
     Ending(POLICY_ID, "none", Cause.NO_RECORD),
     Ending(POLICY_ID, "none", Cause.BAD_RECORD),
@@ -126,14 +132,11 @@ class ResolverProcess:
     `workers`: lookups at once. `resolver`: what `Resolver` is made with beside the timeout, as
     JSON has it. `start` returns before it is ready; `close` ends the process.
 
-    `endings`: what the lookups so far ended in. `seconds`: how long they took, by what was asked.
     `losses`: how often the process ended though nobody wanted it to, or could not be started.
     """
 
     def __init__(self, workers: int, resolver: Mapping[str, object]) -> None:
         self._settings = {"workers": workers, "resolver": dict(resolver)}
-        self.endings = Tally(_ENDINGS)
-        self.seconds = {POLICY_ID: Durations(), FETCH: Durations()}
         self.losses = 0
         # Guards what follows, and each send: no other thread closes the socket meanwhile.
         self._lock = threading.Condition()
@@ -183,15 +186,19 @@ class ResolverProcess:
         child = self._child
         return child.process.pid if child is not None else None
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is a process that has said its first word."""
+        child = self._child
+        return child is not None and child.ready
+
+    @property
+    def under_way(self) -> int:
+        """How many lookups wait for an answer."""
+        return len(self._asked)
+
     def ask(self, what: str, domain: str, timeout: float) -> Result:
         """Return what a lookup ended in."""
-        began = time.monotonic()
-        result = self._ask(what, domain, timeout)
-        self.seconds[what].add(time.monotonic() - began)
-        self.endings.add(_ending(what, result))
-        return result
-
-    def _ask(self, what: str, domain: str, timeout: float) -> Result:
         for _ in range(2):
             reply = self._exchange(what, domain, timeout)
             if isinstance(reply, Failure):
@@ -354,7 +361,8 @@ class ResolverProcess:
             log.error("the resolver process ended%s, %s: another is started", early, _how(status))
 
 
-def _ending(what: str, result: Result) -> Ending:
+def ending(what: str, result: Result) -> Ending:
+    """Return what kind of an ending `result` is."""
     if isinstance(result, Failure):
         return Ending(what, "failure", result.cause)
     if isinstance(result, NoPolicy):

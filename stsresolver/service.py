@@ -15,7 +15,7 @@ from .cache.layered import LayeredStore
 from .cache.opening import open_cache
 from .policies import Policies
 from .proactive import Proactive
-from .resolver_process import ResolverProcess
+from .resolvers import Resolvers
 from .server import SocketmapServer
 from .settings import Config, Proxy
 
@@ -33,7 +33,7 @@ _CHANGEABLE = (
 
 
 class Service:
-    """What answers for `server`: cache, resolver process, policies, proactive fetching.
+    """What answers for `server`: cache, resolver processes, policies, proactive fetching.
 
     `proxy`: the way out to the policy hosts, None for the direct one. Make it as the user who is to
     own the cache's file. The attributes are there to be looked at (`metrics`, `health`).
@@ -43,7 +43,7 @@ class Service:
         self.server = server
         self._config = config
         self.cache = open_cache(config.cache, config.cache_grace)
-        self.resolver = ResolverProcess(config.workers, _reach(proxy))
+        self.resolver = Resolvers(config.workers, _reach(proxy))
         self.policies = Policies(
             self.cache,
             functools.cache(self.resolver.lookups),

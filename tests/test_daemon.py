@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from giving_up_root import gives_up_root
 from socketmap_client import DEADLINE, Address, Client, cpu_seconds, frame, wait_for
 
 from stsresolver.daemon import main
@@ -47,7 +48,7 @@ from stsresolver import daemon, service
 from stsresolver.results import Cause, Failure, NoPolicy
 from stsresolver.sts import parse_policy
 
-class ResolverProcess:
+class Resolvers:
     def __init__(self, workers, resolver):
         pass
 
@@ -80,7 +81,7 @@ class ResolverProcess:
             b"version: STSv1\\nmode: enforce\\nmx: mail.example\\nmax_age: 86400\\n"
         )
 
-service.ResolverProcess = ResolverProcess
+service.Resolvers = Resolvers
 sys.exit(daemon.main(sys.argv[2:]))
 """
 
@@ -789,7 +790,7 @@ def test_pidfile_that_a_killed_daemon_left(start, tmp_path):
     assert not path.exists()
 
 
-@as_root
+@gives_up_root
 def test_warning_of_a_daemon_that_goes_on_as_root(start):
     daemon = start("port: 0\n")
     daemon.addresses()
@@ -952,7 +953,7 @@ def test_log_that_nobody_reads_stops_nobody(start, tmp_path):
 # GIVING UP ROOT
 
 
-@as_root
+@gives_up_root
 def test_user_and_group(start, open_to_all):
     nobody, group = pwd.getpwnam("nobody"), grp.getgrnam("daemon").gr_gid
     os.chown(open_to_all, nobody.pw_uid, -1)
@@ -975,7 +976,7 @@ def test_user_and_group(start, open_to_all):
     assert daemon.lines(log)[-1] == ("INFO", "stopped")
 
 
-@as_root
+@gives_up_root
 def test_user_takes_its_own_group(start):
     nobody = pwd.getpwnam("nobody")
     daemon = start("port: 0\n", "-u", "nobody")
@@ -987,7 +988,7 @@ def test_user_takes_its_own_group(start):
     assert daemon.stop() == 0
 
 
-@as_root
+@gives_up_root
 def test_files_that_the_user_may_not_remove(start, open_to_all):
     """The directory is root's: the daemon says that they stay, and ends well all the same."""
     path, pidfile = open_to_all / "socket", open_to_all / "pid"

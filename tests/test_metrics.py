@@ -24,7 +24,7 @@ import pytest
 from redis_server import free_port
 from socketmap_client import DEADLINE, Client, frame, wait_for
 from test_policies import policy
-from watched import samples, store, value, watching
+from watched import Resolver, samples, store, value, watching
 
 from stsresolver import census, health, pages
 from stsresolver.cache import Entry, StoreError
@@ -182,7 +182,7 @@ def test_who_waits_and_who_works(watch):
         assert value(found, "mta_sts_workers_limit") == 2
         assert value(found, "mta_sts_connections_open") == 5
         assert value(found, "mta_sts_connections_accepted_total") == 5
-        watched.service.resolver.released.set()
+        Resolver.released.set()
         for client in clients:
             assert client.reply()
     wait_for(lambda: value(watched.samples(), "mta_sts_connections_open") == 0, "the end")
@@ -286,7 +286,7 @@ def test_resolver_process_that_ends(watch, monkeypatch):
 def test_without_a_resolver_process_it_has_no_figures(watch):
     found = watch().samples()
     assert value(found, "mta_sts_resolver_up") == 0
-    assert not [name for name, _ in found if name.startswith("mta_sts_resolver_process")]
+    assert not [name for name, _ in found if name.startswith("mta_sts_resolver_process_")]
 
 
 # THE MEMORY

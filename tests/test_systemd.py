@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from giving_up_root import gives_up_root
 from socketmap_client import DEADLINE, Address, Client, frame, wait_for
 
 from stsresolver.listeners import ListenError, listen_tcp, listen_unix, take_over
@@ -75,12 +76,12 @@ ENVIRONMENT = f"""
 import os, sys
 from stsresolver import daemon, service
 
-class Resolver(service.ResolverProcess):
+class Resolver(service.Resolvers):
     def start(self):
         print([name for name in {VARIABLES!r} if name in os.environ], flush=True)
         super().start()
 
-service.ResolverProcess = Resolver
+service.Resolvers = Resolver
 sys.exit(daemon.main(sys.argv[1:]))
 """
 
@@ -267,10 +268,9 @@ def test_no_sign_of_life_unless_asked_for(start, path_manager, variables, why):
     assert ends(daemon, signal.SIGTERM)[0] == 0
 
 
+@gives_up_root
 def test_user_that_may_not_reach_the_socket(start, path_manager, tmp_path):
     """As below the directory that start-stop-daemon makes for it: connected to while still root."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: gives it up")
     tmp_path.chmod(0o700)
     daemon = start("port: 0\n", "-u", "nobody", NOTIFY_SOCKET=path_manager.address)
     assert "READY" in path_manager.hears()

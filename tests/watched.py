@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from socketmap_client import DEADLINE, Client
 
-from stsresolver import service
+from stsresolver import resolvers, service
 from stsresolver.config import parse
 from stsresolver.listeners import listen_tcp
 from stsresolver.metrics import pages
@@ -37,7 +37,7 @@ class Resolver(ResolverProcess):
 
     released = threading.Event()
 
-    def _ask(self, what, domain, timeout):
+    def ask(self, what, domain, timeout):
         word = domain.partition(".")[0].replace("-", "_").upper()
         if word == "HELD":
             assert self.released.wait(DEADLINE), "nobody released it"
@@ -92,7 +92,7 @@ class Watched:
         return samples(self.text())
 
     def close(self) -> None:
-        self.service.resolver.released.set()
+        Resolver.released.set()
         self.server.stop()
         self.server.stop()
         self._thread.join(DEADLINE)
@@ -121,7 +121,7 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Watched]
 
     `process`: whether there is a resolver process, for its own figures.
     """
-    monkeypatch.setattr(service, "ResolverProcess", Resolver)
+    monkeypatch.setattr(resolvers, "ResolverProcess", Resolver)
     monkeypatch.setattr(Resolver, "released", threading.Event())
     running: list[Watched] = []
 
