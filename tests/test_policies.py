@@ -245,6 +245,39 @@ def test_a_renewal_that_comes_after_a_change_is_dropped():
     assert world.store.get(DOMAIN).id == "2"
 
 
+@pytest.mark.parametrize("record", ["1", "2", NO_RECORD])
+def test_a_renewal_that_outlasts_the_policy_counts(record):
+    """What was fetched is in force, and not thrown away because what it renews has just ended."""
+    world = published(max_age=30)
+    world.ask()
+    world.later(29)
+    world.record = record
+    world.fetch = lambda domain: (world.later(2), policy(max_age=40))[1]
+    if isinstance(record, str):
+        assert world.policies.refresh(DOMAIN, 4.0, DAY) is Refresh.CHANGED
+    else:
+        world.ask()
+        world.run_behind()
+    world.record = world.served = DNS_FAILS
+    assert world.ask().policy == policy(max_age=40)
+    assert world.store.get(DOMAIN).fetched == world.now
+
+
+def test_a_renewal_does_not_follow_a_newer_policy_that_has_ended():
+    """One with max_age 0, which mail found meanwhile, leaves no entry; and none comes back."""
+    world = published()
+    world.ask()
+    world.later(DAY).ask()
+
+    def fetch(domain):
+        world.store.remove(world.store.get(domain))
+        return policy()
+
+    world.fetch = fetch
+    world.run_behind()
+    assert world.store.get(DOMAIN) is None
+
+
 # Discovery or fetch fails
 
 

@@ -60,6 +60,16 @@ def test_bounded_in_bytes():
     assert len(ready) <= 22
 
 
+def test_what_was_replaced_or_forgotten_takes_no_room():
+    ready = ReadyReplies(max_bytes=1000)
+    ready.put(b"used once", Reply(b"reply", math.inf))
+    for _ in range(100):
+        ready.put(b"1:a,", Reply(b"x" * 100, math.inf, "example.com"))
+        ready.put(b"1:b,", Reply(b"x" * 100, math.inf, "example.net"))
+        ready.forget("example.net")
+    assert ready.get(b"used once", 0.0) == b"reply"
+
+
 def test_long_requests_stay_out():
     ready = ReadyReplies()
     ready.put(b"x" * MAX_REQUEST, Reply(b"reply", math.inf))
