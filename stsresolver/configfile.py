@@ -17,6 +17,7 @@ base 60, so `010` is 8. A number is shown as it is written.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -242,6 +243,9 @@ def _composed(text: bytes | str, name: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         line = mark.line if mark else loader.line
         words = ", ".join(filter(None, (error.context, error.problem)))
+        if isinstance(error, yaml.composer.ComposerError):
+            # The name is not shown: it may be a password that was meant to be a text.
+            words = re.sub(r"'.*'", "(a text that begins with * or & needs quotes)", words)
         raise ConfigError(f"{name}:{line + 1}: is no YAML: {shown(words, 200)}") from None
     except RecursionError:
         raise ConfigError(f"{name}:{loader.line + 1}: is nested too deeply") from None

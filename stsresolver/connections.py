@@ -170,7 +170,10 @@ class Connections:
                 # _send finds out why.
                 sent = 0
             if sent < len(data):
-                self._send(connection, data[sent:])
+                try:
+                    self._send(connection, data[sent:])
+                except MemoryError:
+                    self._out_of_memory(connection, now)
         return others
 
     def reply(self, connection: Connection, data: bytes, now: float) -> None:

@@ -197,11 +197,14 @@ def _ready(
         finally:
             manager.ready()
 
+    def run_now() -> None:
+        service.run_now()
+
     # Whoever reads the pidfile may send a signal at once.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, lambda *_: orders.give(reload))
-    signal.signal(signal.SIGUSR1, lambda *_: orders.give(service.run_now))
+    signal.signal(signal.SIGUSR1, lambda *_: orders.give(run_now))
     # A signal that comes just before the poll, or to another thread, does not interrupt it.
     signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
     cleanup.callback(signal.set_wakeup_fd, -1)

@@ -132,7 +132,7 @@ class Question:
             return None
         rcode |= _extension(additional)
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            raise MessageError(dns.rcode.to_text(dns.rcode.Rcode(rcode)))
+            raise MessageError(dns.rcode.Rcode.to_text(rcode))
         found = self._follow(answers)
         if not found and rcode == dns.rcode.NOERROR and _is_referral(authority):
             raise MessageError("a referral instead of an answer: it does not look names up")

@@ -119,6 +119,11 @@ class Policies:
         self._misses = Misses(clock)
         # Modes of policies that came to their end, until a lookup says what follows.
         self._lapsed: MutableMapping[str, Mode] = cachetools.LRUCache(_MAX_LAPSED)
+        self._closing = False
+
+    def close(self) -> None:
+        """Expect the resolver to end: lookups lost by that are no failures of their domains."""
+        self._closing = True
 
     def set_times(self, grace: float, interval: float, grace_ratio: float) -> None:
         """Go by other times, of the meanings above, from now on."""
@@ -282,6 +287,8 @@ class Policies:
         """Remember that a lookup gave no policy; return what is in force all the same."""
         domain = key[0]
         entry, change = self._entry(domain)
+        if self._lost_by_closing(result):
+            return InForce(entry.policy if entry else None, self._clock.monotonic(), change)
         seconds = self._grace
         if isinstance(result, NoPolicy):
             seconds = max(seconds, min(MAX_NEGATIVE_TTL, result.ttl))
@@ -313,6 +320,8 @@ class Policies:
 
     def _failed(self, key: Key, entry: Entry, result: NoPolicy | Failure) -> None:
         """Note that looking at an entry though nobody asked failed; the pauses grow."""
+        if self._lost_by_closing(result):
+            return
         now = self._clock.time()
         pause = 2 * (now - entry.failed) if entry.failed else 0.0
         # However long it fails, there are some more tries before the end.
@@ -320,6 +329,9 @@ class Policies:
         due = min(now + pause, entry.end)
         self._store.touch(replace(entry, due=due, failed=now, failure=str(result)))
         self._notices.failed(key, result, entry)
+
+    def _lost_by_closing(self, result: NoPolicy | Failure) -> bool:
+        return self._closing and result.cause is Cause.PROCESS
 
     def _renew_behind(self, key: Key, entry: Entry | None) -> None:
         """Have a policy fetched again if it is time, without making anybody wait (§3.3)."""

@@ -35,7 +35,7 @@ def become(user: str | None, group: str | None) -> None:
     except PermissionError as error:
         raise PrivilegeError(f"only root can change user and group: {error.strerror}") from error
     if account is not None and account.pw_uid != 0:
-        _check_that_root_is_gone()
+        _check_that_root_is_gone(gid)
 
 
 def user_id(user: str) -> int:
@@ -48,9 +48,10 @@ def group_id(group: str) -> int:
     return _gid(group)
 
 
-def _check_that_root_is_gone() -> None:
+def _check_that_root_is_gone(gid: int) -> None:
     # A capability that outlived the change (CAP_SETUID, by prctl(2) of whoever started us).
-    for way in (os.setresuid, os.setresgid):
+    # Who became root's group on purpose has nothing to regain there.
+    for way in (os.setresuid, os.setresgid) if gid != 0 else (os.setresuid,):
         try:
             way(0, 0, 0)
         except PermissionError:

@@ -155,7 +155,10 @@ class ResolverProcess:
 
     def start(self) -> None:
         """Start the process. Raise `StartError` where that is not possible."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise StartError(f"the resolver process cannot be started: {error}") from error
         self._tried.wait(_START)
         if self._refused is not None:
             self.close()

@@ -82,7 +82,8 @@ class Resolvers:
         began = time.monotonic()
         ready = [process for process in self._processes if process.ready]
         process = min(ready or self._processes, key=lambda one: one.under_way)
-        if process.under_way >= _MANY and len(self._processes) < self._most:
+        # While one is being started, it is not known yet whether that was enough.
+        if process.under_way >= _MANY and len(ready) == len(self._processes) < self._most:
             self._start_another()
         result = process.ask(what, domain, timeout)
         self.seconds[what].add(time.monotonic() - began)

@@ -272,8 +272,8 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
             now = time.monotonic()
             self._idle_round = now + IDLE_ROUND
             self._connections.accept()
+            due = now
             while not self._finished(now):
-                due = self._due(now)
                 try:
                     now = self._connections.serve(due)
                     self._read_messages()
@@ -281,10 +281,13 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
                         self._on_time(now)
                     if self._line or self._behind:
                         self._fill_workers(now)
+                    due = self._due(now)
                 except MemoryError:
                     self._complain("out of memory")
                     time.sleep(MEMORY_PAUSE)
                     now = time.monotonic()
+                    # What woke the poll may have been read, and what it was about not been done.
+                    self._woken, due = False, now
             return not self._connections
         finally:
             self._ended.set()

@@ -71,6 +71,7 @@ class Service:
     def close(self) -> None:
         """End what `start` began, and close the cache."""
         self.proactive.stop()
+        self.policies.close()
         self.resolver.close()
         self.cache.close()
 

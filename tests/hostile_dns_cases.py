@@ -117,6 +117,8 @@ ANSWERS = [
     row("NOTAUTH", code("NOTAUTH"), FAILED),
     row("YXDOMAIN", code("YXDOMAIN"), FAILED),
     row("BADVERS", code("BADVERS"), FAILED),
+    row("a status without a name", code("12"), FAILED),
+    row("a status without a name, in OPT too", code("3000"), FAILED),
     row("alias that fails", alias("a.example.net.", then=code("SERVFAIL")), FAILED),
     row("truncated, whole over TCP", truncated(GOOD), "good"),
     row("truncated, nothing over TCP", truncated(nxdomain()), none(ttl=900)),

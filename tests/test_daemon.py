@@ -860,6 +860,18 @@ def test_proactive_run_on_request(start):
     assert daemon.stop() == 0
 
 
+def test_proactive_run_asked_for_before_the_daemon_is_ready(start):
+    program = """
+import os, signal, sys
+from stsresolver import daemon
+daemon.become = lambda user, group: os.kill(os.getpid(), signal.SIGUSR1)
+sys.exit(daemon.main(sys.argv[1:]))
+"""
+    daemon = start(program=[sys.executable, "-c", program])
+    wait_for(daemon.has("proactive fetching: a run over all policies"), "the run")
+    assert daemon.stop() == 0
+
+
 def test_pidfile_is_removed_after_a_hard_end(start_with_resolver, tmp_path):
     path = tmp_path / "pid"
     daemon = start_with_resolver("port: 0\nshutdown_timeout: 0\n", "-p", path)

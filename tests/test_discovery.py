@@ -114,14 +114,24 @@ def test_late_is_over_at_the_time_limit(late_results, reason):
 @contextlib.contextmanager
 def nameservers(*behaviours: Behaviour | None) -> Iterator[list[NameServer | None]]:
     """Run a nameserver on 127.0.0.1, 127.0.0.2 and so on, all on one port; None: nobody there."""
-    with NameServer({RECORD: GOOD}, address="127.0.0.9") as first, contextlib.ExitStack() as stack:
-        yield [
-            behaviour
-            and stack.enter_context(
-                NameServer({RECORD: behaviour}, address=f"127.0.0.{number}", port=first.port)
-            )
-            for number, behaviour in enumerate(behaviours, 1)
-        ]
+    for attempt in range(10):
+        with contextlib.ExitStack() as stack:
+            try:
+                first = stack.enter_context(NameServer({RECORD: GOOD}, address="127.0.0.9"))
+                running = [
+                    behaviour
+                    and stack.enter_context(
+                        NameServer({RECORD: behaviour}, None, f"127.0.0.{number}", first.port)
+                    )
+                    for number, behaviour in enumerate(behaviours, 1)
+                ]
+            except OSError:
+                # Somebody else has the port at one of the addresses.
+                if attempt == 9:
+                    raise
+                continue
+            yield running
+            return
 
 
 SEVERAL = [

@@ -98,6 +98,32 @@ def published(**options):
     return World("1", policy(**options))
 
 
+# When the daemon ends
+
+LOST = Failure(Cause.PROCESS, "there is none just now")
+
+
+@pytest.mark.parametrize(
+    ("record", "served", "days", "reason"),
+    [(LOST, policy(), 0, "the record's lookup"), ("2", LOST, 0, "that of a new policy"),
+     ("1", LOST, 2, "that of the same one")],
+)  # fmt: skip
+def test_a_lookup_lost_by_the_end_is_no_failure(caplog, record, served, days, reason):
+    world = published()
+    world.ask()
+    before = world.store.get(DOMAIN)
+    world.later(days * DAY + 2 * GRACE)
+    world.record, world.served = record, served
+    world.policies.close()
+    caplog.clear()
+    world.policies.refresh(DOMAIN, 4.0, WEEK)
+    assert world.store.get(DOMAIN) == before
+    assert world.ask().policy == policy()
+    assert world.run_behind() == (days > 0)
+    assert world.store.get(DOMAIN).failure == ""
+    assert [each for each in caplog.records if each.levelno > logging.INFO] == []
+
+
 # Found, and answered again
 
 

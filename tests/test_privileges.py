@@ -96,6 +96,14 @@ def test_every_id_is_the_new_one_and_there_is_no_way_back(name, by_number, group
 
 
 @as_root
+def test_the_group_of_root_can_be_asked_for():
+    status = json.loads(run(BECOME, "nobody", "0"))
+    assert status["Uid"] == [pwd.getpwnam("nobody").pw_uid] * 4
+    assert status["Gid"] == [0] * 4
+    assert not status["capable"]
+
+
+@as_root
 def test_group_alone():
     gid = grp.getgrnam("daemon").gr_gid
     status = json.loads(run(BECOME, None, "daemon"))

@@ -116,6 +116,7 @@ def sockets_to_children() -> list[str]:
 def process(caplog) -> Iterator[Callable[..., ResolverProcess]]:
     """Return what starts a process; it ends with the test, and leaves nothing behind."""
     caplog.set_level(logging.DEBUG, "stsresolver")
+    before = children()
     running: list[ResolverProcess] = []
 
     def begin(settings: dict[str, object] | None = None, *, workers: int = 4) -> ResolverProcess:
@@ -128,7 +129,7 @@ def process(caplog) -> Iterator[Callable[..., ResolverProcess]]:
     for one in running:
         one.close()
         assert one.pid is None
-    assert children() == [], "nobody is left, not even unreaped"
+    assert children() == before, "nobody is left, not even unreaped"
     assert sockets_to_children() == []
     assert not [record for record in caplog.records if record.exc_info], caplog.text
 
@@ -628,6 +629,16 @@ def test_a_first_start_that_fails(served, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(StartError, match=r"cannot be started: .*'/nonexistent/python'"):
         ResolverProcess(2, served.settings).start()
+
+
+def test_a_first_start_without_a_thread(served, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(StartError, match="cannot be started: can't start new thread"):
+            ResolverProcess(2, served.settings).start()
 
 
 def test_a_later_start_that_fails(served, process, caplog, monkeypatch):

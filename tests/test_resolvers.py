@@ -19,6 +19,7 @@ class Process:
 
     all: list[Process]
     refuses = False
+    slow = False
 
     def __init__(self, workers, resolver):
         self.settings = workers, resolver
@@ -35,7 +36,7 @@ class Process:
     def start(self):
         if Process.refuses and len(Process.all) > 1:
             raise StartError("it cannot be started: no room")
-        self.ready, self.pid = True, 1000 + len(Process.all)
+        self.ready, self.pid = not Process.slow, 1000 + len(Process.all)
 
     def change(self, workers, resolver):
         self.settings = workers, resolver
@@ -111,6 +112,21 @@ def test_one_that_is_not_ready_is_not_asked(several):
         Process.all[1].ready = True
         ask_many(one, threads, 4)
         assert len(Process.all[1].asked) == 4, "the one with the least to do"
+        one.close()
+
+
+def test_while_one_is_being_started_no_other_is(several, monkeypatch):
+    monkeypatch.setattr(Process, "slow", True)
+    one = several(4)
+    with ThreadPoolExecutor(128) as threads:
+        ask_many(one, threads, 2 * resolvers._MANY)
+        assert len(Process.all) == 1
+        Process.all[0].ready = True
+        ask_many(one, threads, 2 * resolvers._MANY)
+        assert len(Process.all) == 2
+        Process.all[1].ready = True
+        ask_many(one, threads, 4 * resolvers._MANY)
+        assert len(Process.all) == 3
         one.close()
 
 
