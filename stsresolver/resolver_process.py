@@ -353,7 +353,8 @@ class ResolverProcess:
                 waiting.put(None)
         try:
             status = child.process.wait(_END)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, OSError):
+            # OSError: a clock that jumps makes the wait's own sleep fail.
             child.process.kill()
             status = child.process.wait()
         if status == 0 and child.told:

@@ -94,7 +94,12 @@ CERTIFICATES = [
         Cause.TLS,
     ),
     row("TLS 1.1 at the most", lambda p: only_tls_1_1(p.context()), Cause.TLS),
-    row("10,000 session tickets", lambda p: with_tickets(p.context(), 10_000), Cause.SIZE, Cause.DEADLINE),
+    row(
+        "10,000 session tickets",
+        lambda p: with_tickets(p.context(), 10_000),
+        Cause.SIZE,
+        Cause.DEADLINE,
+    ),
 ]
 
 

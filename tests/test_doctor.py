@@ -664,7 +664,8 @@ def test_all_is_well(alone, capsys, resolv_conf, bundle):
     assert capsys.readouterr().out == (
         "OK       configuration: made up\n"
         f"OK       DNS: the name servers of {resolv_conf} answer\n"
-        "OK       DNSSEC: the resolver does not validate, which MTA-STS does not need, but DANE does\n"
+        "OK       DNSSEC: the resolver does not validate, which MTA-STS does not need, but DANE"
+        " does\n"
         f"OK       CA certificates: 1 in {bundle}\n"
         "OK       cache: in memory; empty after each start (choose sqlite or redis to keep it)\n"
         f"OK       socket: answers on 127.0.0.1 port {port}\n"

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from giving_up_root import gives_up_root
 from socketmap_client import DEADLINE, Client, frame, wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -25,8 +26,6 @@ SCRIPT = ROOT / "etc" / "init.d" / "mta-sts-daemon"
 DEFAULTS = ROOT / "etc" / "default" / "mta-sts-daemon"
 LOGROTATE = ROOT / "etc" / "logrotate.d" / "mta-sts-daemon"
 NO_LOOKUP = b"zone [192.0.2.1]"
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: starts and stops a service")
 
 # What pip installs as mta-sts-daemon. A request with "hold" in it waits until a file is there.
 PROGRAM = """#!{python}
@@ -180,7 +179,7 @@ def check_status(host: Host, expected: tuple[int, str]) -> None:
 # FROM START TO STOP
 
 
-@as_root
+@gives_up_root
 def test_a_life(host):
     check_status(host, DOWN)
     assert host("start") == (0, "mta-sts-daemon: started\n")
@@ -218,7 +217,7 @@ def test_a_life(host):
     assert host.log.read_text().count("INFO stopped") == 3
 
 
-@as_root
+@gives_up_root
 def test_daemon_gives_up_root(host):
     host.set(DAEMON_GROUP="daemon")
     assert host("start")[0] == 0
@@ -232,7 +231,7 @@ def test_daemon_gives_up_root(host):
     assert host("stop")[0] == 0
 
 
-@as_root
+@gives_up_root
 def test_cache_and_arguments(host):
     """The directory of the state is the daemon's, and OPTIONS are its arguments."""
     file = host.root / "var/lib/mta-sts-daemon/policies.db"
@@ -248,7 +247,7 @@ def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
 
 
-@as_root
+@gives_up_root
 def test_without_a_log_file(host):
     host.set(LOGFILE="")
     assert host("start") == (0, "mta-sts-daemon: started\n")
@@ -258,7 +257,7 @@ def test_without_a_log_file(host):
     assert not host.log.exists()
 
 
-@as_root
+@gives_up_root
 def test_stop_waits_for_the_requests_under_way(host):
     assert host("start")[0] == 0
     pid = host.pid
@@ -276,7 +275,7 @@ def test_stop_waits_for_the_requests_under_way(host):
     assert not alive(pid)
 
 
-@as_root
+@gives_up_root
 def test_stop_that_cuts_requests_off(host):
     host.configure("shutdown_timeout: 0.1\n")
     assert host("start")[0] == 0
@@ -290,7 +289,7 @@ def test_stop_that_cuts_requests_off(host):
 # WHAT ELSE MAY HAVE HAPPENED TO IT
 
 
-@as_root
+@gives_up_root
 @pytest.mark.parametrize("then", ["start", "restart", "stop"])
 def test_killed(host, then):
     assert host("start")[0] == 0
@@ -307,7 +306,7 @@ def test_killed(host, then):
     assert host("stop")[0] == 0
 
 
-@as_root
+@gives_up_root
 def test_stopped_by_another_hand(host):
     assert host("start")[0] == 0
     pid = host.pid
@@ -319,7 +318,7 @@ def test_stopped_by_another_hand(host):
     assert host("stop")[0] == 0
 
 
-@as_root
+@gives_up_root
 def test_program_that_was_removed(host):
     """What still runs can be stopped; and it is not stopped where it could not be started again."""
     assert host("start")[0] == 0
@@ -332,7 +331,7 @@ def test_program_that_was_removed(host):
     check_status(host, DOWN)
 
 
-@as_root
+@gives_up_root
 def test_process_id_of_another_program(host):
     """It was the daemon's before a reboot, say: that program is left alone."""
     with subprocess.Popen(["/bin/sleep", "60"]) as other:
@@ -350,7 +349,7 @@ def test_process_id_of_another_program(host):
             other.kill()
 
 
-@as_root
+@gives_up_root
 def test_started_by_two_at_once(host):
     both = [host.begin("start") for _ in range(2)]
     said = []
@@ -366,7 +365,7 @@ def test_started_by_two_at_once(host):
 # WHAT KEEPS IT FROM RUNNING
 
 
-@as_root
+@gives_up_root
 def test_wrong_configuration(host):
     """It is said at once and in words; a daemon that runs goes on as it is."""
     good = host.config.read_text()
@@ -386,7 +385,7 @@ def test_wrong_configuration(host):
             assert host("start")[0] == 0
 
 
-@as_root
+@gives_up_root
 def test_address_that_is_taken(host):
     host.config.write_text("host: 192.0.2.1\n")
     status, text = host("start")
@@ -396,7 +395,7 @@ def test_address_that_is_taken(host):
     check_status(host, DOWN)
 
 
-@as_root
+@gives_up_root
 def test_program_that_does_not_come_up(host):
     """It is ended, rather than left to come up later, unlooked-for."""
     mark = host.root / "pid"
@@ -413,7 +412,7 @@ def test_program_that_does_not_come_up(host):
     check_status(host, DOWN)
 
 
-@as_root
+@gives_up_root
 def test_program_that_breaks(host):
     host.write_program('#!/bin/sh\n[ "$1" = --check-config ] || { echo broken >&2; exit 1; }\n')
     host.set(START_TIMEOUT=1)
@@ -423,7 +422,7 @@ def test_program_that_breaks(host):
     check_status(host, DOWN)
 
 
-@as_root
+@gives_up_root
 @pytest.mark.parametrize(
     ("settings", "status", "says"),
     [
@@ -449,7 +448,7 @@ def test_wrong_arguments(host, arguments):
     assert "{start|stop|restart|try-restart|reload|force-reload|status}" in text
 
 
-@as_root
+@gives_up_root
 def test_who_is_not_root(host):
     """May see whether it runs, and no more."""
     nobody = {"user": "nobody", "group": "nogroup", "extra_groups": []}
@@ -502,7 +501,7 @@ def test_settings_are_those_of_the_script():
     assert not re.findall(r"^[^#\n]", DEFAULTS.read_text(), re.M)
 
 
-@as_root
+@gives_up_root
 def test_logrotate(host):
     """The daemon goes on in the new file, though it may not make one in that directory."""
     logrotate = shutil.which("logrotate", path="/usr/sbin:/sbin:/usr/bin")

@@ -38,6 +38,8 @@ def unavailable(reason):
 
 def run(*command, **options):
     """Run a command, and return what it says."""
+    # What others warn of in pip and build is not ours to mend.
+    others = {name: os.environ[name] for name in os.environ if name != "PYTHONWARNINGS"}
     done = subprocess.run(
         [str(word) for word in command],
         stdin=subprocess.DEVNULL,
@@ -46,7 +48,7 @@ def run(*command, **options):
         text=True,
         timeout=300,
         check=False,
-        **options,
+        **{"env": others, **options},
     )
     if done.returncode and any(words in done.stdout for words in OFFLINE):
         unavailable("needs a package index")

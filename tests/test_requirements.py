@@ -208,3 +208,21 @@ def test_oldest_version_that_is_accepted(python, package, oldest):
         if specifier.operator == ">="
     ]
     assert max(floors) == Version(oldest)
+
+
+def test_the_oldest_versions_that_ci_tries_are_those_that_are_accepted():
+    parser = configparser.ConfigParser()
+    parser.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    extras = parser["options.extras_require"]
+    lists = (parser["options"]["install_requires"], *map(extras.get, ("redis", "metrics", "test")))
+    ours = [Requirement(line) for text in lists for line in text.split("\n") if line.strip()]
+    lines = (CHECKOUT / ".ci" / "oldest.txt").read_text(encoding="utf-8").split("\n")
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    tried = {pin.name: {Version(one.version) for one in pin.specifier} for pin in pins}
+    # That of requests.
+    assert tried.pop("urllib3")
+    assert tried == {
+        one.name: {Version(specifier.version) for specifier in one.specifier}
+        for one in ours
+        if one.specifier and (one.marker is None or one.marker.evaluate({"python_version": "3.11"}))
+    }

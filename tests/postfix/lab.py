@@ -72,7 +72,7 @@ class Daemon(Process):
         super().__init__(
             *(namespace, name, sys.executable, *program),
             *("-c", settings, "-v", "debug"),
-            env={"SSL_CERT_FILE": str(authority)},
+            env={"SSL_CERT_FILE": str(authority), "PYTHONWARNINGS": "error"},
             cwd=CHECKOUT,
         )
         self.ready("listening on ")
