@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # Seconds that a request waits for a worker at most. Postfix holds a mail meanwhile.
 LINE_LIMIT = 10.0
+# Seconds that `switch` waits for a serving thread that may have ended.
+SWITCH_LIMIT = 5.0
 # How often idle connections are looked for (seconds).
 IDLE_ROUND = 60.0
 # Seconds until another thread is tried, after one could not be started.
@@ -197,8 +199,13 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         )
 
     def switch(self, source: Source) -> None:
-        """Take replies from another source from now on; no ready reply outlives the change."""
-        self._tell(self._switch, source)
+        """Take replies from another source from now on; no ready reply outlives the change.
+
+        Returns once it is so. Not for the serving thread.
+        """
+        done = threading.Event()
+        self._tell(self._switch, source, done)
+        done.wait(SWITCH_LIMIT)
 
     def stop(self) -> None:
         """End `serve_forever` once what is under way is answered; a second call ends it at once.
@@ -369,9 +376,10 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
             log.error("a reply of %d bytes, more than Postfix takes", len(reply.data))
             self._connections.close(request.connection)
 
-    def _switch(self, source: Source) -> None:
+    def _switch(self, source: Source, done: threading.Event) -> None:
         self.source = source
         self._ready.clear()
+        done.set()
 
     def _answer_at_hand(self, request: Request) -> None:
         try:
