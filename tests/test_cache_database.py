@@ -1,16 +1,15 @@
 """The sqlite file: files that are not for us, locks, connections, permissions, disks that fail."""
 
-import contextlib
 import os
 import random
 import resource
-import subprocess
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_disk import small_disk
 from sqlite_files import assert_sound, execute, many_entries, old_tables, opened, python
 from test_cache import NOW, TEXT, entry
 
@@ -253,25 +252,6 @@ def test_a_closed_store_says_so(path):
 
 
 # A full disk
-
-
-@contextlib.contextmanager
-def small_disk(path):
-    """A disk of one megabyte at `path`."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: mounts a small disk")
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "stsresolver-test", path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mount.returncode:
-        pytest.skip(f"cannot mount: {mount.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)
 
 
 def put_until_it_fails(store):

@@ -31,6 +31,7 @@ from hostile_dns import NameServer, Query, addresses, code, txt
 from hostile_https import PolicyHost, page
 from redis_server import RedisServer, unavailable
 from served import Served, serving, warnings
+from small_disk import small_disk
 from socketmap_client import DEADLINE, Address, Client, frame, wait_for
 
 from stsresolver import connections
@@ -357,22 +358,16 @@ def test_redis_comes_and_goes(start, tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
+def disk(tmp_path) -> Iterator[Path]:
     path = tmp_path / "disk"
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "stsresolver-test", path]
-    mounted = subprocess.run(command, check=False, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
-    try:
+    with small_disk(path):
         yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 @as_root
-def test_the_disk_fills_and_empties(start, small_disk):
-    daemon = start(f"{QUICK}cache: {{type: sqlite, options: {{filename: {small_disk}/cache}}}}\n")
+def test_the_disk_fills_and_empties(start, disk):
+    daemon = start(f"{QUICK}cache: {{type: sqlite, options: {{filename: {disk}/cache}}}}\n")
     address = daemon.address()
     with Client(address) as client:
         learn(client)
@@ -380,16 +375,16 @@ def test_the_disk_fills_and_empties(start, small_disk):
         for _ in range(2):
             with (
                 contextlib.suppress(OSError),
-                open(small_disk / "full", "wb", buffering=0) as file,
+                open(disk / "full", "wb", buffering=0) as file,
             ):
                 while True:
                     file.write(b"x" * 4096)
             load.more(150)
-            (small_disk / "full").unlink()
+            (disk / "full").unlink()
             load.more(150)
     recovered(address)
     assert daemon.stop() == 0
-    store = sqlite.SqliteStore(str(small_disk / "cache"), threads=1)
+    store = sqlite.SqliteStore(str(disk / "cache"), threads=1)
     try:
         assert all(store.get(domain).policy.mx == (f"mx.{domain}",) for domain in KNOWN)
     finally:

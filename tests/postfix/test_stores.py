@@ -12,13 +12,13 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
 
 import pytest
 import redis
 from redis_server import unavailable
+from small_disk import small_disk
 from socketmap_client import Client
 from sqlite_files import assert_sound, raw
 from test_cache_legacy import body, make_old_file
@@ -556,22 +556,6 @@ def full_disk(store):
         yield "no space is left on its disk"
     finally:
         filler.unlink()
-
-
-@contextlib.contextmanager
-def small_disk(path):
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "stsresolver-test", path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mount.returncode:
-        pytest.skip(f"cannot mount a small disk: {mount.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)
 
 
 @pytest.mark.parametrize("becomes", [moved_away, full_disk])
