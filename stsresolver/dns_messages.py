@@ -1,8 +1,9 @@
 """DNS messages: a question as bytes, and bytes as the answer to it (RFC 1035 §4, RFC 6891).
 
-dnspython reads the names and the records' data. Its own messages are made for every use there is,
-and cost more than all the rest of a lookup; so only what a lookup asks for is read here: records of
-the type in question and aliases, and the zone's SOA for how long "there is none" may be remembered.
+dnspython reads the records that are asked for, and aliases. Its own messages are made for every use
+there is, and cost more than all the rest of a lookup; so of the other records only what stands at a
+fixed place is looked at: their type, and in the zone's SOA for how long "there is none" may be
+remembered.
 
 An answer of 64 kilobytes, which any domain may give, can take seconds of computing. Such a one is
 refused unread; how many records it has stands in its first twelve bytes (§4.1.1).
@@ -15,14 +16,16 @@ from __future__ import annotations
 
 import secrets
 import struct
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import dns.exception
 import dns.name
 import dns.rcode
 import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
-import dns.wire
 
 # Answers up to this size come in one UDP datagram without fragments (DNS flag day 2020).
 _UDP_PAYLOAD = 1232
@@ -34,7 +37,7 @@ MAX_RECORDS = 200
 _MAX_ALIASES = 16
 
 _HEADER = struct.Struct("!6H")
-_IN = 1
+_IN = dns.rdataclass.IN
 _RECURSION_DESIRED = 0x0100
 # In a question: say it in the answer (RFC 6840 §5.7).
 _AUTHENTIC = 0x0020
@@ -50,16 +53,13 @@ _WITHOUT_QUESTION = (
 )
 
 
-# Records whose data is read.
-_READ = frozenset(
-    (
-        dns.rdatatype.A,
-        dns.rdatatype.AAAA,
-        dns.rdatatype.CNAME,
-        dns.rdatatype.SOA,
-        dns.rdatatype.TXT,
-    )
-)
+# What follows a record's name: type, class, time to live, length of the data.
+_FIXED = struct.Struct("!2HIH")
+# A name that is the one in the question, which follows the header (RFC 1035 §4.1.4).
+_NAME_IN_QUESTION = struct.pack("!H", 0xC000 | _HEADER.size)
+# An SOA's data end with MINIMUM, the last of five numbers after two names (RFC 1035 §3.3.13).
+_MINIMUM = struct.Struct("!I")
+_MIN_SOA = 2 + 5 * _MINIMUM.size
 
 
 class MessageError(Exception):
@@ -71,10 +71,18 @@ class Truncated(Exception):
 
 
 class _Record(NamedTuple):
-    owner: dns.name.Name
+    """A record, and where in the message its name begins, its data begin, and they end."""
+
+    name: int
     rdtype: int
+    rdclass: int
     ttl: int
-    data: Any
+    data: int
+    end: int
+
+
+# Owner, type and data.
+_Read = tuple[dns.name.Name, int, Any]
 
 
 class Answer(NamedTuple):
@@ -109,9 +117,9 @@ class Question:
         number, flags, questions, *counts = _HEADER.unpack_from(wire)
         if number != self._id or flags & (_RESPONSE | _OPCODE) != _RESPONSE:
             return None
-        records = questions + sum(counts)
-        if records > MAX_RECORDS or len(wire) > MAX_ANSWER:
-            raise MessageError(f"an answer of {records} records, {len(wire)} bytes: too large")
+        size = questions + sum(counts)
+        if size > MAX_RECORDS or len(wire) > MAX_ANSWER:
+            raise MessageError(f"an answer of {size} records, {len(wire)} bytes: too large")
         rcode = flags & _RCODE
         end = _HEADER.size
         if questions:
@@ -123,45 +131,62 @@ class Question:
             return None
         if flags & _TRUNCATED:
             raise Truncated
-        parser = dns.wire.Parser(wire, end)
         try:
-            answers, authority, additional = (
-                [_record(parser) for _ in range(count)] for count in counts
-            )
-        except (dns.exception.DNSException, ValueError):
+            records = _records(wire, end)
+            answers, authority, additional = (list(islice(records, count)) for count in counts)
+            found = [*self._read(wire, answers)]
+        except (dns.exception.DNSException, IndexError, ValueError, struct.error):
             return None
         rcode |= _extension(additional)
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise MessageError(dns.rcode.Rcode.to_text(rcode))
-        found = self._follow(answers)
-        if not found and rcode == dns.rcode.NOERROR and _is_referral(authority):
+        data = self._follow(found)
+        if not data and rcode == dns.rcode.NOERROR and _is_referral(authority):
             raise MessageError("a referral instead of an answer: it does not look names up")
-        return Answer(found, _negative_ttl(authority), bool(flags & _AUTHENTIC))
+        return Answer(data, _negative_ttl(wire, authority), bool(flags & _AUTHENTIC))
 
-    def _follow(self, records: list[_Record]) -> list[Any]:
+    def _read(
+        self, wire: bytes, records: list[_Record]
+    ) -> Iterator[tuple[dns.name.Name, int, Any]]:
+        """Yield owner, type and data of the records in question, and of aliases."""
+        for record in records:
+            rdtype = dns.rdatatype.CNAME if record.rdtype == dns.rdatatype.CNAME else self._rdtype
+            if (record.rdtype, record.rdclass) == (rdtype, _IN):
+                owner = self._name
+                if not wire.startswith(_NAME_IN_QUESTION, record.name):
+                    owner, _ = dns.name.from_wire(wire, record.name)
+                length = record.end - record.data
+                yield owner, rdtype, dns.rdata.from_wire(_IN, rdtype, wire, record.data, length)
+
+    def _follow(self, records: list[_Read]) -> list[Any]:
         """Return the data of the records that are asked for, at the end of the aliases."""
         name = self._name
         for _ in range(_MAX_ALIASES):
-            # What is of another class than IN, or was not read, has no data.
-            here = [record for record in records if record.data is not None]
-            here = [record for record in here if record.owner == name]
-            found = [record.data for record in here if record.rdtype == self._rdtype]
-            aliases = [record.data for record in here if record.rdtype == dns.rdatatype.CNAME]
+            here = [(rdtype, data) for owner, rdtype, data in records if owner == name]
+            found = [data for rdtype, data in here if rdtype == self._rdtype]
+            aliases = [data for rdtype, data in here if rdtype == dns.rdatatype.CNAME]
             if found or not aliases:
                 return found
             name = aliases[0].target
         raise MessageError(f"more than {_MAX_ALIASES} aliases, or a loop of them")
 
 
-def _record(parser: dns.wire.Parser) -> _Record:
-    owner = dns.name.from_wire_parser(parser)
-    rdtype, rdclass, ttl, length = parser.get_struct("!HHIH")
-    if rdtype in _READ and rdclass == _IN:
-        with parser.restrict_to(length):
-            data = dns.rdata.from_wire_parser(rdclass, rdtype, parser)
-        return _Record(owner, rdtype, ttl, data)
-    parser.get_bytes(length)
-    return _Record(owner, rdtype, ttl, None)
+def _records(wire: bytes, at: int) -> Iterator[_Record]:
+    """Yield the records from an offset on. Raise `ValueError`, `IndexError` or `struct.error`."""
+    while True:
+        name = at
+        # A name ends with the root's empty label or with a pointer, which is two bytes long.
+        while 0 < (length := wire[at]) < 64:
+            at += 1 + length
+        if 64 <= length < 0xC0:
+            raise ValueError("a label of unknown type")
+        at += 2 if length else 1
+        rdtype, rdclass, ttl, length = _FIXED.unpack_from(wire, at)
+        data = at + _FIXED.size
+        at = data + length
+        if at > len(wire):
+            raise ValueError("a record that is cut short")
+        yield _Record(name, rdtype, rdclass, ttl, data, at)
 
 
 def _extension(additional: list[_Record]) -> int:
@@ -181,8 +206,11 @@ def _is_referral(authority: list[_Record]) -> bool:
     return dns.rdatatype.NS in types and dns.rdatatype.SOA not in types
 
 
-def _negative_ttl(authority: list[_Record]) -> int:
+def _negative_ttl(wire: bytes, authority: list[_Record]) -> int:
     for record in authority:
-        if record.rdtype == dns.rdatatype.SOA and record.data is not None:
-            return min(record.ttl, int(record.data.minimum))
+        if (record.rdtype, record.rdclass) == (dns.rdatatype.SOA, _IN):
+            if record.end - record.data < _MIN_SOA:
+                continue
+            (minimum,) = _MINIMUM.unpack_from(wire, record.end - _MINIMUM.size)
+            return min(record.ttl, int(minimum))
     return 0
