@@ -36,6 +36,9 @@ ACCEPT_PAUSE = 1.0
 _READ = 16_384
 # The first one takes what most are, in a buffer that Python has at hand.
 _SHORT = 470
+# Requests read before the first of them is answered: what belongs to more connections leaves the
+# cache of the core meanwhile.
+_BATCH = 128
 # Bytes of replies that may wait for a client before its further requests do.
 _UNSENT_LIMIT = 131_072
 
@@ -112,7 +115,7 @@ class Connections:
         """
         now = time.monotonic()
         while True:
-            events = self._poll.poll(None if due == math.inf else max(0.0, due - now))
+            events = self._poll.poll(None if due == math.inf else max(0.0, due - now), _BATCH)
             now = time.monotonic()
             others = self._say_ready(events, now)
             for fd, event, data in others:
