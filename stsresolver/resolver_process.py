@@ -302,13 +302,16 @@ class ResolverProcess:
 
     def _listen(self, child: _Child) -> None:
         """Hand each message to the thread that waits for it, until the process ends."""
+        # One buffer: to allocate another for each packet would be to map memory and unmap it.
+        buffer = bytearray(MAX_MESSAGE)
         while not self._closed.is_set():
             try:
-                message = child.socket.recv(MAX_MESSAGE)
+                size = child.socket.recv_into(buffer)
             except ConnectionError:
                 return
-            if not message:
+            if not size:
                 return
+            message = bytes(memoryview(buffer)[:size])
             child.heard = time.monotonic()
             # The number alone is read here; the rest, by the thread that waits for it.
             number = message[1:24].partition(b",")[0]
