@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import socket
-import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
-# Where time is longer than a word, the options have other numbers and take longer fields.
-_TIMEVAL = struct.Struct("@ll" if socket.SO_RCVTIMEO < 66 else "=qq")
+# Returns once a descriptor has an event of poll(2), or seconds have passed; says whether it has.
+Wait = Callable[[int, int, float], bool]
+
+
+def alone(descriptor: int, event: int, seconds: float) -> bool:
+    """Wait as a thread that shares nothing with others."""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    # Less than nothing would be for ever.
+    return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
 class Deadline:
-    """A point in monotonic time, `seconds` from now."""
+    """A point in monotonic time, `seconds` from now. `wait`: how to wait for the network."""
 
-    __slots__ = ("_end",)
+    __slots__ = ("_end", "wait")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, wait: Wait = alone) -> None:
         self._end = time.monotonic() + seconds
+        self.wait = wait
 
     def left(self) -> float:
         """Return the seconds left, more than 0. Raise `TimeoutError` when there are none."""
@@ -26,48 +38,56 @@ class Deadline:
             raise TimeoutError("the time limit is used up")
         return seconds
 
+    def within(self, seconds: float) -> Deadline:
+        """Return the deadline of a step: `seconds` from now. Raise as `left` does."""
+        return Deadline(min(seconds, self.left()), self.wait)
+
 
 class BoundedSocket(socket.socket):
     """A socket whose every step ends by `deadline`, with `TimeoutError`.
 
-    The kernel keeps the time (SO_RCVTIMEO, socket(7)), so a step is one system call. With Python's
-    own timeout it is three, each of which gives the GIL away and waits to have it back.
+    What is sent is tried first, for there is room as a rule. What is to come is waited for first,
+    even if it is there: so who sends without end keeps no other thread waiting, nor the deadline.
     """
 
     def __init__(self, family: int, kind: int, deadline: Deadline) -> None:
-        super().__init__(family, kind)
+        super().__init__(family, kind | socket.SOCK_NONBLOCK)
         self.deadline = deadline
 
     def connect(self, address: Any) -> None:
         """Connect, as `socket.socket` does."""
-        self._until(socket.SO_SNDTIMEO)
         try:
             super().connect(address)
         except BlockingIOError:
-            raise TimeoutError("no connection in time") from None
+            self._until(select.POLLOUT, "no connection in time")
+            error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                raise OSError(error, os.strerror(error)) from None
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Receive, as `socket.socket` does."""
-        self._until(socket.SO_RCVTIMEO)
-        try:
-            return super().recv(bufsize, flags)
-        except BlockingIOError:
-            raise TimeoutError("nothing came in time") from None
+        while True:
+            self._until(select.POLLIN, "nothing came in time")
+            # A datagram that is broken is no longer there.
+            with contextlib.suppress(BlockingIOError):
+                return super().recv(bufsize, flags)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send, as `socket.socket` does."""
-        self._until(socket.SO_SNDTIMEO)
-        try:
-            super().sendall(data, flags)
-        except BlockingIOError:
-            raise TimeoutError("not everything could be sent in time") from None
+        while True:
+            try:
+                sent = self.send(data, flags)
+            except BlockingIOError:
+                self._until(select.POLLOUT, "not everything could be sent in time")
+                continue
+            if sent == len(data):
+                return
+            data = data[sent:]
 
-    def _until(self, option: int) -> None:
-        seconds = self.deadline.left()
-        whole = int(seconds)
-        # No time at all would mean for ever.
-        microseconds = max(1, int((seconds - whole) * 1_000_000))
-        self.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(whole, microseconds))
+    def _until(self, event: int, otherwise: str) -> None:
+        deadline = self.deadline
+        if not deadline.wait(self.fileno(), event, deadline.left()):
+            raise TimeoutError(otherwise)
 
 
 def connected(address: tuple[str, int], seconds: float, deadline: Deadline) -> BoundedSocket:
@@ -76,7 +96,7 @@ def connected(address: tuple[str, int], seconds: float, deadline: Deadline) -> B
     What comes after ends by `deadline`. Raise `TimeoutError`, or another `OSError`.
     """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    connection = BoundedSocket(family, socket.SOCK_STREAM, Deadline(min(seconds, deadline.left())))
+    connection = BoundedSocket(family, socket.SOCK_STREAM, deadline.within(seconds))
     try:
         connection.connect(address)
     except BaseException:

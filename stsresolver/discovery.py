@@ -15,7 +15,7 @@ import dns.exception
 import dns.name
 import dns.rdatatype
 
-from .deadline import Deadline
+from .deadline import Deadline, Wait, alone
 from .dns_messages import Answer
 from .nameservers import NameServerError, NameServers
 from .results import Cause, Failure, NoPolicy
@@ -32,8 +32,9 @@ class Discovery:
     May be used by any number of threads at once.
     """
 
-    def __init__(self, timeout: float, resolv_conf: str, port: int) -> None:
+    def __init__(self, timeout: float, resolv_conf: str, port: int, wait: Wait = alone) -> None:
         self._timeout = timeout
+        self._wait = wait
         self._name_servers = NameServers(resolv_conf, port)
 
     def policy_id(self, domain: str) -> str | NoPolicy | Failure:
@@ -43,7 +44,7 @@ class Discovery:
         except dns.exception.DNSException:
             return NoPolicy(Cause.NO_RECORD, "its name would be longer than DNS allows")
         try:
-            answer = self._ask(name, dns.rdatatype.TXT, Deadline(self._timeout))
+            answer = self._ask(name, dns.rdatatype.TXT, Deadline(self._timeout, self._wait))
         except (DiscoveryError, TimeoutError) as error:
             return Failure(Cause.DNS, str(error))
         try:

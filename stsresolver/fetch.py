@@ -22,7 +22,7 @@ import requests
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
-from .deadline import Deadline
+from .deadline import Deadline, Wait, alone
 from .discovery import Discovery
 from .reach import FetchError, Reach
 from .results import Cause, Failure
@@ -118,15 +118,21 @@ class Fetcher:
     """
 
     def __init__(
-        self, timeout: float, discovery: Discovery, tcp_port: int, proxy: Proxy | None = None
+        self,
+        timeout: float,
+        discovery: Discovery,
+        tcp_port: int,
+        proxy: Proxy | None = None,
+        wait: Wait = alone,
     ) -> None:
         self._timeout = timeout
+        self._wait = wait
         self._reach = Reach(discovery, tcp_port, proxy)
         self._trust = TrustStore()
 
     def fetch(self, domain: str) -> Policy | Failure:
         """Fetch and read the policy of `domain` (A-labels)."""
-        deadline = Deadline(self._timeout)
+        deadline = Deadline(self._timeout, self._wait)
         try:
             return parse_policy(self._get(domain, deadline))
         except PolicyError as error:

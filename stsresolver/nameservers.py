@@ -78,11 +78,11 @@ class NameServers:
         is of no use.
         """
         try:
-            return self._over_udp(server, question, Deadline(seconds))
+            return self._over_udp(server, question, deadline.within(seconds))
         except Truncated:
             pass
         try:
-            return self._over_tcp(server, question, Deadline(min(seconds, deadline.left())))
+            return self._over_tcp(server, question, deadline.within(seconds))
         except Truncated:
             raise NameServerError("an answer cut short over TCP") from None
 

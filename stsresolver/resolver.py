@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .deadline import Wait, alone
 from .discovery import Discovery
 from .domains import a_labels
 from .fetch import Fetcher
@@ -24,6 +25,7 @@ class Resolver:
     `resolv_conf`: the file with the name servers, read again whenever it changes.
     `dns_port`, `https_port`: where to connect to; names and URLs stay those of the standard.
     `proxy`: the HTTP proxy that policies are fetched through (`proxy.from_environment`), if any.
+    `wait`: how its threads wait for the network; each by itself, as a rule.
 
     One resolver may be used by any number of threads at once. A domain may be given as U-labels
     or A-labels; text that is no domain name of two labels or more raises `ValueError`. Nothing
@@ -38,16 +40,17 @@ class Resolver:
         dns_port: int = 53,
         https_port: int = 443,
         proxy: Proxy | None = None,
+        wait: Wait = alone,
     ) -> None:
-        discovery = Discovery(timeout, resolv_conf, dns_port)
+        discovery = Discovery(timeout, resolv_conf, dns_port, wait)
         self._discovery = discovery
-        self._fetcher = Fetcher(timeout, discovery, https_port, proxy)
+        self._fetcher = Fetcher(timeout, discovery, https_port, proxy, wait)
 
-    def resolve(self, domain: str, known_id: str | None = None) -> Lookup:
+    def resolve(self, domain: str, *known_ids: str) -> Lookup:
         """Look up the policy of `domain`.
 
-        With `known_id`, the id of a policy that the caller has, the policy is fetched only if
-        the record carries another id.
+        `known_ids`: ids whose policy the caller has or does not want. The policy is fetched only
+        if the record carries another one.
         """
         found = self.policy_id(domain)
         if not isinstance(found, str):

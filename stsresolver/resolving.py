@@ -1,9 +1,10 @@
 """The resolver process: looks up policies for the daemon, away from its caches and sockets.
 
 It is the daemon's child (`resolver_process`), and talks with it in `lookup_messages` over the
-socket that is its standard input. One thread reads what is asked; threads of a pool look it up with
-the synchronous `Resolver` and say what came of it. Everything that strangers send is read here, by
-a process that holds nothing worth taking and has given up what it does not need (`confinement`).
+socket that is its standard input. A thread reads what is asked, looks it up with the synchronous
+`Resolver` and says what came of it; while it waits for the network, others do (`turns`). Everything
+that strangers send is read here, by a process that holds nothing worth taking and has given up what
+it does not need (`confinement`).
 
 It ends when the daemon closes the socket, and leaves signals to the daemon.
 """
@@ -19,8 +20,7 @@ import signal
 import socket
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 from .confinement import confine
 from .lookup_messages import (
@@ -38,6 +38,7 @@ from .lookup_messages import (
 from .resolver import Resolver
 from .results import Cause, Failure
 from .settings import Proxy
+from .turns import Turns
 from .version import __version__
 
 # By name: as the program of a process this module is `__main__`.
@@ -96,33 +97,60 @@ def main() -> int:
         arguments = settings["resolver"]
         if "proxy" in arguments:
             arguments["proxy"] = Proxy(**arguments["proxy"])
-        status = 0
+        turns = Turns(daemon.fileno())
+        resolver = functools.cache(functools.partial(Resolver, wait=turns.wait, **arguments))
+        Workers(daemon, turns, resolver, workers).serve()
+
+
+class Workers:
+    """The threads that look up what the daemon asks, started as needed.
+
+    `resolver` gives one for a time limit; `most`: lookups at once. There is one thread more, so
+    that one sees the daemon go while the others look up.
+    """
+
+    def __init__(self, daemon: socket.socket, turns: Turns, resolver: Any, most: int) -> None:
+        self._daemon = daemon
+        self._turns = turns
+        self._resolver = resolver
+        self._left = most
+
+    def serve(self) -> NoReturn:
+        """Answer what is asked until the daemon closes the socket; then end the process."""
+        self._turns.question()
+        self._work()
+
+    def _work(self) -> NoReturn:
+        """Answer one question after the other, as each of the threads does."""
+        status = 1
         try:
-            _serve(daemon, workers, functools.cache(functools.partial(Resolver, **arguments)))
+            while message := self._question():
+                if self._left > 0 and not self._turns.idle:
+                    self._start_another()
+                _answer(self._daemon, self._resolver, message)
+                self._turns.question()
+            status = 0
         except Exception:
             log.exception("the resolver process met a bug of this program")
-            status = 1
-    # Lookups that nobody waits for any more are not waited for.
-    os._exit(status)
+        finally:
+            # Lookups that nobody waits for any more are not waited for.
+            os._exit(status)
 
-
-def _serve(daemon: socket.socket, workers: int, resolver: Any) -> None:
-    """Have what the daemon asks looked up, until it closes the socket."""
-    pool = ThreadPoolExecutor(workers)
-    while message := _next(daemon):
+    def _question(self) -> bytes:
+        """Return the next message, nothing once the daemon has gone."""
         try:
-            pool.submit(_answer, daemon, resolver, message)
+            return self._daemon.recv(_MAX_ASKED)
+        except ConnectionError:
+            return b""
+
+    def _start_another(self) -> None:
+        try:
+            self._turns.start(self._work)
         except RuntimeError as error:
-            # It is in line for the threads that there are.
+            # What is asked waits for the threads that there are.
             log.warning("no thread for another lookup: %s", error)
-
-
-def _next(daemon: socket.socket) -> bytes:
-    """Return the next message, nothing once the daemon has gone."""
-    try:
-        return daemon.recv(_MAX_ASKED)
-    except ConnectionError:
-        return b""
+        else:
+            self._left -= 1
 
 
 def _answer(daemon: socket.socket, resolver: Any, message: bytes) -> None:

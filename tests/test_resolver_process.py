@@ -177,6 +177,8 @@ class Again:
         return message or self.one.recv(size)
     def send(self, data):
         return self.one.send(data)
+    def fileno(self):
+        return self.one.fileno()
     def __enter__(self):
         return self
     def __exit__(self, *_):
@@ -341,7 +343,8 @@ def test_it_has_no_descriptor_of_the_daemons(served, process, tmp_path):
     assert open_files[1] == os.devnull
     assert open_files.pop(2) == stderr
     del open_files[1]
-    assert set(open_files.values()) == {open_files[0]}, "its socket, and nothing else"
+    theirs = {open_files[0], "anon_inode:[eventpoll]"}
+    assert set(open_files.values()) <= theirs, "its socket, what it waits with, and nothing else"
     assert open_files[0].startswith("socket:")
 
 
@@ -561,6 +564,69 @@ resolving.main()
     assert found == ["slow"] * 3, "one after the other"
     assert one.pid == pid
     assert logged(caplog, "no thread for another lookup: can't start new thread")()
+
+
+def tasks(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def test_as_many_threads_as_lookups_and_one_more(served, process):
+    one = process(served.settings, workers=3)
+    lookups = one.lookups(TIMEOUT)
+    pid = ready(one)
+    assert tasks(pid) == 1
+    for _ in range(10):
+        assert lookups.policy_id("example.com") == "1"
+    assert tasks(pid) == 2, "one after the other"
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lookups.policy_id, ["slow.example"] * 8)) == ["slow"] * 8
+    assert tasks(pid) == 4, "as many as there are workers, whatever is asked"
+
+
+def test_it_ends_while_all_its_workers_are_busy(served):
+    """One thread more than lookups is there to see it."""
+    served.dns.zone["_mta-sts.slow.example TXT"] = after(6.0, txt("v=STSv1; id=slow"))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = resolver_process._spawn(theirs)
+    with ours:
+        settings = {"workers": 2, "resolver": served.settings, "level": logging.ERROR}
+        ours.send(resolver_process.write(0, "hello", settings))
+        assert resolver_process.read(ours.recv(MAX_MESSAGE))[1] == "hello"
+        for number in 1, 2:
+            ours.send(resolver_process.write(number, "policy id", "slow.example", 30.0))
+        asked = served.dns.asked
+        wait_for(lambda: asked("_mta-sts.slow.example", "TXT") == 2, "both lookups")
+    assert process.wait(3) == 0, "the answers are farther off"
+
+
+def test_a_bug_outside_of_a_lookup_ends_it(served, process, child, caplog, monkeypatch):
+    """A thread that ended alone would leave the others waiting for their turns."""
+    monkeypatch.setattr(resolver_process, "_PAUSE", 0.05)
+    child(
+        IN_PLACE
+        + """
+import threading
+real = resolving._answer
+def bug(*arguments):
+    if threading.current_thread() is threading.main_thread():
+        return real(*arguments)
+    raise MemoryError
+resolving._answer = resolving.log.exception = bug
+resolving.main()
+"""
+    )
+    one = process(served.settings)
+    lookups = one.lookups(TIMEOUT)
+    ready(one)
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(lookups.policy_id, "slow.example")
+        wait_for(lambda: served.dns.asked("_mta-sts.slow.example", "TXT"), "a lookup")
+        lookups.policy_id("example.com")
+        slow.result()
+    assert time.monotonic() - started < TIMEOUT, "it does not hang"
+    assert "the resolver process ended, exit status 1: another is started" in errors(caplog)
 
 
 def test_stopped_with_its_socket_full(process, child, caplog, monkeypatch):
