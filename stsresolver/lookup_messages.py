@@ -13,16 +13,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .results import Cause, Failure, NoPolicy
+from .results import Cause, Failure, Found, NoPolicy, NotChanged
 from .sts import MAX_STORED_SIZE, Policy, checked_id, parse_policy
 
-# What may be asked, and what is said.
+# What may be asked, each with a domain and a timeout: as the methods of `Resolver`. The ids that
+# are known follow where the whole is asked for.
 POLICY_ID = "policy id"
 FETCH = "fetch"
+RESOLVE = "resolve"
+# What is said.
 HELLO = "hello"
 LOG = "log"
 _ID = "id"
 _POLICY = "policy"
+_FOUND = "found"
+_NOT_CHANGED = "not changed"
 _NO_POLICY = "no policy"
 _FAILURE = "failure"
 
@@ -33,12 +38,15 @@ MAX_LINE = 4000
 _MAX_DETAIL = 1000
 _MAX_TTL = 2**31
 
-Result = str | Policy | NoPolicy | Failure
+Result = str | Policy | Found | NotChanged | NoPolicy | Failure
+
+# Made once: `json.dumps` makes one for each message.
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def write(number: int, what: str, *values: object) -> bytes:
     """Return a message."""
-    text = json.dumps([number, what, *values], ensure_ascii=False, separators=(",", ":"))
+    text = _JSON.encode([number, what, *values])
     return text.encode(errors="backslashreplace")
 
 
@@ -60,12 +68,17 @@ def write_result(number: int, result: Result) -> bytes:
             return write(number, _ID, result)
         case Policy():
             return write(number, _POLICY, result.body)
+        case Found():
+            return write(number, _FOUND, result.id, result.policy.body)
+        case NotChanged():
+            return write(number, _NOT_CHANGED, result.id)
         case NoPolicy():
             return write(
                 number, _NO_POLICY, result.cause.name, result.detail[:_MAX_DETAIL], result.ttl
             )
         case Failure():
-            return write(number, _FAILURE, result.cause.name, result.detail[:_MAX_DETAIL])
+            values = [result.cause.name, result.detail[:_MAX_DETAIL]]
+            return write(number, _FAILURE, *values, *([result.id] if result.id else []))
 
 
 def read_result(what: str, values: list[Any]) -> Result:
@@ -74,15 +87,25 @@ def read_result(what: str, values: list[Any]) -> Result:
         case "id", [str(text)]:
             return checked_id(text.encode())
         case "policy", [str(body)]:
-            policy = parse_policy(body.encode(), MAX_STORED_SIZE)
-            if policy.body != body:
-                raise ValueError("a policy that is not as it is stored")
-            return policy
+            return _policy(body)
+        case "found", [str(text), str(body)]:
+            return Found(_policy(body), checked_id(text.encode()))
+        case "not changed", [str(text)]:
+            return NotChanged(checked_id(text.encode()))
         case "no policy", [str(cause), str(detail), int(ttl)]:
             return NoPolicy(_cause(cause), _detail(detail), max(0, min(ttl, _MAX_TTL)))
         case "failure", [str(cause), str(detail)]:
             return Failure(_cause(cause), _detail(detail))
+        case "failure", [str(cause), str(detail), str(text)]:
+            return Failure(_cause(cause), _detail(detail), checked_id(text.encode()))
     raise ValueError(f"not a result: {what[:40]!a}")
+
+
+def _policy(body: str) -> Policy:
+    policy = parse_policy(body.encode(), MAX_STORED_SIZE)
+    if policy.body != body:
+        raise ValueError("a policy that is not as it is stored")
+    return policy
 
 
 def _detail(text: str) -> str:

@@ -29,7 +29,7 @@ from .cache.layered import LayeredStore
 from .cache.memory import MemoryStore
 from .census import Census
 from .health import Health
-from .lookup_messages import FETCH, POLICY_ID
+from .lookup_messages import FETCH, POLICY_ID, RESOLVE
 from .pages import Page
 from .policies import Refresh
 from .service import Service
@@ -39,7 +39,7 @@ from .tally import BOUNDS, Durations
 from .version import __version__
 
 # What is asked of the world, and how.
-_STEPS = {POLICY_ID: "dns", FETCH: "https"}
+_STEPS = {POLICY_ID: "dns", FETCH: "https", RESOLVE: "resolve"}
 
 
 class Metrics:

@@ -19,6 +19,8 @@ from .results import Failure, NoPolicy
 FETCH_PAUSE = 300.0
 # Entries of each table, the least recently used dropped.
 _MAX_MISSES = 50_000
+# Ids that rest at once, of each domain and timeout; the oldest dropped.
+_MAX_PAUSES = 8
 
 Key = tuple[str, float]
 
@@ -35,6 +37,15 @@ class Miss:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """A policy id whose fetch failed, to be left alone until a monotonic time."""
+
+    id: str
+    failure: Failure
+    until: float
+
+
 class Misses:
     """Used by any number of threads at once."""
 
@@ -42,8 +53,8 @@ class Misses:
         self._clock = clock
         self._lock = threading.Lock()
         self._misses: MutableMapping[Key, Miss] = cachetools.LRUCache(_MAX_MISSES)
-        self._pauses: MutableMapping[tuple[Key, str], tuple[Failure, float]]
-        self._pauses = cachetools.LRUCache(_MAX_MISSES)
+        # The oldest first.
+        self._pauses: MutableMapping[Key, tuple[_Pause, ...]] = cachetools.LRUCache(_MAX_MISSES)
 
     def get(self, key: Key) -> Miss | None:
         """Return the last miss, old ones included."""
@@ -65,12 +76,21 @@ class Misses:
 
     def pause(self, key: Key, policy_id: str, failure: Failure) -> None:
         """Note that the policy announced by this id could not be fetched."""
-        until = self._clock.monotonic() + FETCH_PAUSE
+        pause = _Pause(policy_id, failure, self._clock.monotonic() + FETCH_PAUSE)
         with self._lock:
-            self._pauses[key, policy_id] = failure, until
+            others = [one for one in self._pauses.get(key, ()) if one.id != policy_id]
+            self._pauses[key] = (*others[1 - _MAX_PAUSES :], pause)
 
     def paused(self, key: Key, policy_id: str) -> Failure | None:
         """Return the failure for which the policy of this id is not fetched for now."""
+        return next((one.failure for one in self._resting(key) if one.id == policy_id), None)
+
+    def paused_ids(self, key: Key) -> tuple[str, ...]:
+        """Return the ids whose policies are not fetched for now, at most eight."""
+        return tuple(one.id for one in self._resting(key))
+
+    def _resting(self, key: Key) -> list[_Pause]:
         with self._lock:
-            failure, until = self._pauses.get((key, policy_id), (None, 0.0))
-        return failure if self._clock.monotonic() < until else None
+            pauses = self._pauses.get(key, ())
+        now = self._clock.monotonic()
+        return [one for one in pauses if now < one.until]

@@ -27,7 +27,7 @@ from .cache import CLOCK_SKEW, Cache, Entry
 from .clock import Clock, SteadyClock
 from .misses import FETCH_PAUSE, Key, Miss, Misses
 from .notices import Notices
-from .results import Cause, Failure, NoPolicy
+from .results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
 from .sts import Mode, Policy
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,9 @@ _DAY = 86_400.0
 
 class Lookups(Protocol):
     """What is asked of a `Resolver`."""
+
+    def resolve(self, domain: str, *known_ids: str) -> Lookup:
+        """Return the domain's policy, unless its TXT record carries a known id."""
 
     def policy_id(self, domain: str) -> str | NoPolicy | Failure:
         """Return the id in the domain's TXT record."""
@@ -157,7 +160,8 @@ class Policies:
         """Return what is in force, after a lookup if need be, whatever happens."""
         domain = key[0]
         try:
-            return self._known(key) or self._look_up(key)
+            entry, change = self._entry(domain)
+            return self._known(key, entry, change) or self._look_up(key, entry)
         except Exception:
             log.exception("%s: the lookup ended in a bug of this program", domain)
         try:
@@ -221,9 +225,8 @@ class Policies:
         finally:
             self._end_renewal(domain)
 
-    def _known(self, key: Key) -> InForce | None:
+    def _known(self, key: Key, entry: Entry | None, change: int) -> InForce | None:
         """Return what may be answered without a lookup."""
-        entry, change = self._entry(key[0])
         miss = self._misses.get(key)
         if entry is not None and self._clock.time() < entry.checked + self._grace:
             result = self._in_force(entry, change)
@@ -234,30 +237,43 @@ class Policies:
         self._renew_behind(key, entry)
         return result
 
-    def _look_up(self, key: Key) -> InForce:
-        """Look up the record, fetch the policy if its id is new; return what is in force then."""
+    def _look_up(self, key: Key, entry: Entry | None) -> InForce:
+        """Look up the record, fetch the policy if its id is new; return what is in force then.
+
+        `entry`: what was in force before.
+        """
         domain, timeout = key
         resolver = self._resolver(timeout)
-        found = resolver.policy_id(domain)
+        paused_ids = self._misses.paused_ids(key)
+        result = resolver.resolve(domain, *([entry.id] if entry else []), *paused_ids)
+        # Another thread may have changed it meanwhile.
         entry, change = self._entry(domain)
-        if not isinstance(found, str):
+        if isinstance(result, NoPolicy) or (isinstance(result, Failure) and not result.id):
             self._renew_behind(key, entry)
-            return self._miss(key, found)
+            return self._miss(key, result)
 
         self._notices.works(key, by_record=True)
-        if entry is not None and entry.id == found:
+        if entry is not None and entry.id == result.id:
             entry = self._checked(entry, _day(self._clock.time()))
             self._renew_behind(key, entry)
             return self._in_force(entry, change)
 
-        failure = self._misses.paused(key, found)
-        if failure is not None:
-            return self._miss(key, failure)
-        policy = resolver.fetch(domain)
+        policy: Policy | Failure
+        match result:
+            case Found():
+                policy = result.policy
+            case NotChanged():
+                failure = self._misses.paused(key, result.id)
+                if failure is not None:
+                    return self._miss(key, failure)
+                # The entry or the pause for which it was known has ended meanwhile.
+                policy = resolver.fetch(domain)
+            case Failure():
+                policy = result
         if isinstance(policy, Failure):
-            self._pause(key, found, policy)
+            self._pause(key, result.id, policy)
             return self._miss(key, policy)
-        return self._found(key, found, policy, _day(self._clock.time()))
+        return self._found(key, result.id, policy, _day(self._clock.time()))
 
     def _found(self, key: Key, policy_id: str, policy: Policy, asked: float) -> InForce:
         """Put a policy that was just fetched in force."""

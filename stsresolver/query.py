@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ProxyError as error:
         print(f"mta-sts-query: https_proxy in the environment: {error}", file=sys.stderr)
         return os.EX_USAGE
-    result = Resolver(options.timeout, proxy=proxy).resolve(domain, options.known_id)
+    known_ids = () if options.known_id is None else (options.known_id,)
+    result = Resolver(options.timeout, proxy=proxy).resolve(domain, *known_ids)
     for line in _described(domain, result, verbose=options.verbose):
         print(_shown(line))
     match result:

@@ -55,7 +55,7 @@ class Resolver:
         found = self.policy_id(domain)
         if not isinstance(found, str):
             return found
-        if found == known_id:
+        if found in known_ids:
             return NotChanged(found)
         policy = self.fetch(domain)
         if isinstance(policy, Failure):

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeGuard
 
 from .lookup_messages import (
     FETCH,
@@ -29,12 +29,13 @@ from .lookup_messages import (
     MAX_LINE,
     MAX_MESSAGE,
     POLICY_ID,
+    RESOLVE,
     Result,
     read,
     read_result,
     write,
 )
-from .results import Cause, Failure, NoPolicy
+from .results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
 from .sts import Policy
 from .version import __version__
 
@@ -65,7 +66,7 @@ class StartError(Exception):
 class Asked(Protocol):
     """What can be asked for a lookup: one process, or several."""
 
-    def ask(self, what: str, domain: str, timeout: float) -> Result:
+    def ask(self, what: str, domain: str, timeout: float, *known_ids: str) -> Result:
         """Return what a lookup ended in."""
 
 
@@ -79,10 +80,15 @@ class Lookups:
         self._process = process
         self._timeout = timeout
 
+    def resolve(self, domain: str, *known_ids: str) -> Lookup:
+        """Look up the policy of `domain` (A-labels), unless its record carries a known id."""
+        result = self._process.ask(RESOLVE, domain, self._timeout, *known_ids)
+        return result if _resolved(result, known_ids) else _unasked(result)
+
     def policy_id(self, domain: str) -> str | NoPolicy | Failure:
         """Return the id that the TXT record of `domain` (A-labels) carries."""
         result = self._process.ask(POLICY_ID, domain, self._timeout)
-        return _unasked(result) if isinstance(result, Policy) else result
+        return result if isinstance(result, str | NoPolicy | Failure) else _unasked(result)
 
     def fetch(self, domain: str) -> Policy | Failure:
         """Fetch the policy of `domain` (A-labels) from its policy host."""
@@ -200,17 +206,19 @@ class ResolverProcess:
         """How many lookups wait for an answer."""
         return len(self._asked)
 
-    def ask(self, what: str, domain: str, timeout: float) -> Result:
+    def ask(self, what: str, domain: str, timeout: float, *known_ids: str) -> Result:
         """Return what a lookup ended in."""
         for _ in range(2):
-            reply = self._exchange(what, domain, timeout)
+            reply = self._exchange(what, domain, timeout, *known_ids)
             if isinstance(reply, Failure):
                 return reply
             if reply is not None:
                 return self._result(reply)
         return Failure(Cause.PROCESS)
 
-    def _exchange(self, what: str, domain: str, timeout: float) -> bytes | Failure | None:
+    def _exchange(
+        self, what: str, domain: str, timeout: float, *known_ids: str
+    ) -> bytes | Failure | None:
         """Return the message that came back, None if the process ended before."""
         reply = queue.SimpleQueue[bytes | None]()
         with self._lock:
@@ -222,12 +230,13 @@ class ResolverProcess:
             number = self._last
             self._asked[number] = reply
             try:
-                child.socket.send(write(number, what, domain, timeout))
+                child.socket.send(write(number, what, domain, timeout, *known_ids))
             except BlockingIOError:
                 self._kill(child)
             except OSError as error:
                 log.debug("asking the resolver process: %s", error)
-        limit = timeout + _SLACK
+        # DNS and HTTPS have the time each.
+        limit = (2 * timeout if what == RESOLVE else timeout) + _SLACK
         try:
             return reply.get(timeout=limit)
         except queue.Empty:
@@ -368,8 +377,16 @@ class ResolverProcess:
             log.error("the resolver process ended%s, %s: another is started", early, _how(status))
 
 
-def ending(what: str, result: Result) -> Ending:
-    """Return what kind of an ending `result` is."""
+def endings(what: str, result: Result) -> tuple[Ending, ...]:
+    """Return what kind of endings `result` is: of the record's lookup, of the fetch, or both."""
+    if what != RESOLVE:
+        return (_ending(what, result),)
+    if isinstance(result, Found) or (isinstance(result, Failure) and result.id):
+        return Ending(POLICY_ID, "found", None), _ending(FETCH, result)
+    return (_ending(POLICY_ID, result),)
+
+
+def _ending(what: str, result: Result) -> Ending:
     if isinstance(result, Failure):
         return Ending(what, "failure", result.cause)
     if isinstance(result, NoPolicy):
@@ -398,6 +415,22 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
 
 def _how(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def _resolved(result: Result, known_ids: tuple[str, ...]) -> TypeGuard[Lookup]:
+    """Say whether a lookup with these known ids can end in `result`."""
+    match result:
+        case Found():
+            return result.id not in known_ids
+        case NotChanged():
+            return result.id in known_ids
+        case NoPolicy():
+            return result.cause.by_record
+        case Failure():
+            # The id is there if the record was found, so that the fetch failed.
+            early = result.cause.by_record or result.cause is Cause.PROCESS
+            return early is not bool(result.id) and result.id not in known_ids
+    return False
 
 
 def _unasked(result: object) -> Failure:

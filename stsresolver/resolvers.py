@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Mapping
 
-from .lookup_messages import FETCH, POLICY_ID, Result
-from .resolver_process import ENDINGS, Lookups, ResolverProcess, StartError, ending
+from .lookup_messages import FETCH, POLICY_ID, RESOLVE, Result
+from .resolver_process import ENDINGS, Lookups, ResolverProcess, StartError, endings
 from .tally import Durations, Tally
 
 log = logging.getLogger(__name__)
@@ -28,12 +28,12 @@ class Resolvers:
     """Looks up policies in processes, each with `workers` threads and `resolver` as arguments.
 
     For the arguments and methods see `ResolverProcess`. `endings`: what the lookups so far ended
-    in. `seconds`: how long they took, by what was asked.
+    in, each of record and policy for itself. `seconds`: how long they took, by what was asked.
     """
 
     def __init__(self, workers: int, resolver: Mapping[str, object]) -> None:
         self.endings = Tally(ENDINGS)
-        self.seconds = {POLICY_ID: Durations(), FETCH: Durations()}
+        self.seconds = {what: Durations() for what in (RESOLVE, POLICY_ID, FETCH)}
         self._settings = workers, resolver
         self._most = min(_MOST, len(os.sched_getaffinity(0)))
         self._processes = [ResolverProcess(workers, resolver)]
@@ -77,7 +77,7 @@ class Resolvers:
         """How often one ended though nobody wanted it to, or could not be started."""
         return sum(process.losses for process in self._processes)
 
-    def ask(self, what: str, domain: str, timeout: float) -> Result:
+    def ask(self, what: str, domain: str, timeout: float, *known_ids: str) -> Result:
         """Return what a lookup ended in, by the process that has the least to do."""
         began = time.monotonic()
         ready = [process for process in self._processes if process.ready]
@@ -85,9 +85,10 @@ class Resolvers:
         # While one is being started, it is not known yet whether that was enough.
         if process.under_way >= _MANY and len(ready) == len(self._processes) < self._most:
             self._start_another()
-        result = process.ask(what, domain, timeout)
+        result = process.ask(what, domain, timeout, *known_ids)
         self.seconds[what].add(time.monotonic() - began)
-        self.endings.add(ending(what, result))
+        for ending in endings(what, result):
+            self.endings.add(ending)
         return result
 
     def _start_another(self) -> None:

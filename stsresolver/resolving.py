@@ -30,13 +30,14 @@ from .lookup_messages import (
     MAX_LINE,
     MAX_MESSAGE,
     POLICY_ID,
+    RESOLVE,
     Result,
     read,
     write,
     write_result,
 )
 from .resolver import Resolver
-from .results import Cause, Failure
+from .results import Cause, Failure, Found
 from .settings import Proxy
 from .turns import Turns
 from .version import __version__
@@ -155,9 +156,9 @@ class Workers:
 
 def _answer(daemon: socket.socket, resolver: Any, message: bytes) -> None:
     """Look up one thing, and send what came of it."""
-    number, what, (domain, timeout) = read(message)
+    number, what, (domain, timeout, *known_ids) = read(message)
     try:
-        result = _look_up(resolver(timeout), what, domain)
+        result = _look_up(resolver(timeout), what, domain, known_ids)
     except Exception as error:
         log.exception("%s: the lookup ended in a bug of this program", domain)
         result = Failure(Cause.PROCESS, f"{type(error).__name__}: {error}")
@@ -169,11 +170,14 @@ def _answer(daemon: socket.socket, resolver: Any, message: bytes) -> None:
     except OSError as error:
         if error.errno != errno.EMSGSIZE:
             raise
-        failure = Failure(Cause.SIZE, "the socket buffers of this host are too small for it")
-        daemon.send(write_result(number, failure))
+        policy_id = result.id if isinstance(result, Found) else ""
+        why = "the socket buffers of this host are too small for it"
+        daemon.send(write_result(number, Failure(Cause.SIZE, why, policy_id)))
 
 
-def _look_up(resolver: Resolver, what: str, domain: str) -> Result:
+def _look_up(resolver: Resolver, what: str, domain: str, known_ids: list[str]) -> Result:
+    if what == RESOLVE:
+        return resolver.resolve(domain, *known_ids)
     if what == POLICY_ID:
         return resolver.policy_id(domain)
     if what == FETCH:

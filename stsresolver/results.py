@@ -63,7 +63,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class NotChanged:
-    """The TXT record still carries the id that the caller knows: nothing was fetched."""
+    """The TXT record carries an id that the caller knows: nothing was fetched."""
 
     id: str
 

@@ -44,7 +44,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives it up"
 # The daemon with a resolver that is told by the domain what to do. argv[1]: a directory.
 WITH_RESOLVER = """
 import os, sys, time
-from stsresolver import daemon, service
+from stsresolver import Resolver, daemon, service
 from stsresolver.results import Cause, Failure, NoPolicy
 from stsresolver.sts import parse_policy
 
@@ -63,6 +63,8 @@ class Resolvers:
 
     def lookups(self, timeout):
         return self
+
+    resolve = Resolver.resolve
 
     def policy_id(self, domain):
         if domain == "hang.example":

@@ -11,12 +11,13 @@ from stsresolver.lookup_messages import (
     LOG,
     MAX_LINE,
     MAX_MESSAGE,
+    RESOLVE,
     read,
     read_result,
     write,
     write_result,
 )
-from stsresolver.results import Cause, Failure, NoPolicy
+from stsresolver.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.sts import MAX_POLICY_SIZE, MAX_STORED_SIZE, parse_policy
 
 HEAD = b"version: STSv1\nmode: enforce\nmx: mail.example.com\nmax_age: 86400\n"
@@ -40,6 +41,9 @@ def returned(result: object) -> object:
     [
         ("20240101T000000", "an id"),
         (parse_policy(HEAD), "a policy"),
+        (Found(parse_policy(HEAD), "1"), "a policy with its id"),
+        (NotChanged("x" * 32), "an id that is known"),
+        (Failure(Cause.STATUS, "404", "2016"), "a failure of a policy that is announced"),
         (NoPolicy(Cause.NO_RECORD), "nothing, and no SOA"),
         (NoPolicy(Cause.BAD_RECORD, 'an excerpt "\\x00"', 900), "a detail and a time to live"),
         (Failure(Cause.DNS), "no detail"),
@@ -72,10 +76,11 @@ def test_a_result_comes_back_equal(result, why):
 def test_the_largest_policy_fits_a_packet(field):
     policy = parse_policy(filled(field))
     assert len(policy.body.encode()) <= MAX_STORED_SIZE
-    message = write_result(2**63, policy)
-    assert len(message) <= MAX_MESSAGE
-    number, what, values = read(message)
-    assert (number, read_result(what, values)) == (2**63, policy)
+    for result in policy, Found(policy, "x" * 32):
+        message = write_result(2**63, result)
+        assert len(message) <= MAX_MESSAGE
+        number, what, values = read(message)
+        assert (number, read_result(what, values)) == (2**63, result)
 
 
 def test_a_long_detail_is_cut():
@@ -101,6 +106,8 @@ def test_the_longest_line_of_the_log_fits_a_packet():
 
 def test_a_question():
     assert read(write(12, FETCH, "example.com", 4.0)) == (12, FETCH, ["example.com", 4.0])
+    values = ["example.com", 4.0, "2016", "2017"]
+    assert read(write(13, RESOLVE, *values)) == (13, RESOLVE, values)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +168,20 @@ def test_no_message(message, why):
         ("failure", ["DNS", None], "nothing as detail"),
         ("failure", ["__class__", ""], "no cause, though an attribute of every class"),
         ("failure", [["DNS"], ""], "a list as cause"),
-        ("found", ["1"], "no such result"),
+        ("failure", ["TLS", "", ""], "an empty id"),
+        ("failure", ["TLS", "", "a b"], "an id with a space"),
+        ("failure", ["TLS", "", None], "nothing as id"),
+        ("failure", ["TLS", "", "1", "2"], "one id more"),
+        ("found", ["1"], "an id without a policy"),
+        ("found", [POLICY], "a policy without an id"),
+        ("found", [POLICY, "1"], "in the other order"),
+        ("found", ["a b", POLICY], "an id with a space, and a policy"),
+        ("found", ["1", POLICY + "\n"], "an id, and a policy not as it is stored"),
+        ("found", ["1", POLICY, "x"], "one more"),
+        ("not changed", [], "no id that is known"),
+        ("not changed", ["a b"], "a known id with a space"),
+        ("not changed", [None], "nothing as known id"),
+        ("resolved", ["1"], "no such result"),
         ("", [], "no word at all"),
     ],
 )

@@ -9,12 +9,13 @@ from collections import Counter
 
 import pytest
 
+from stsresolver import Resolver
 from stsresolver.cache import Entry
 from stsresolver.cache.memory import MemoryStore
 from stsresolver.clock import STEADY, SteadyClock
 from stsresolver.misses import FETCH_PAUSE
 from stsresolver.policies import MAX_NEGATIVE_TTL, Policies, Refresh
-from stsresolver.results import Cause, Failure, NoPolicy
+from stsresolver.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.sts import Mode, Policy
 
 GRACE = 60.0
@@ -59,6 +60,9 @@ class World:
 
     def monotonic(self):
         return self.ticks
+
+    # Of the two below, as the library makes it.
+    resolve = Resolver.resolve
 
     def policy_id(self, domain):
         self.asked["record"] += 1
@@ -368,6 +372,132 @@ def test_a_pause_holds_with_a_cached_policy_too():
     world.later(GRACE).ask()
     world.later(GRACE).ask()
     assert world.counted() == (2, 1)
+
+
+# One question
+
+
+@pytest.fixture
+def questions(monkeypatch):
+    """Return the known ids of each question, in order."""
+    found = []
+
+    def resolve(self, domain, *known_ids):
+        found.append(known_ids)
+        return Resolver.resolve(self, domain, *known_ids)
+
+    monkeypatch.setattr(World, "resolve", resolve)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        (Found(policy(), "1"), policy()),
+        (Failure(Cause.STATUS, "404", "1"), None),
+        (Failure(Cause.PROCESS), None),
+        (DNS_FAILS, None),
+        (NO_RECORD, None),
+    ],
+)
+def test_a_first_answer_takes_one_question(result, found):
+    world = World()
+    world.policy_id = world.fetch = None
+    world.resolve = lambda domain: result
+    assert world.ask().policy == found
+
+
+def test_ids_in_force_and_ids_that_rest_are_known(questions):
+    world = published()
+    world.ask()
+    world.served = UNFETCHABLE
+    for world.record in "2", "3", "1":
+        world.later(GRACE).ask()
+    world.later(FETCH_PAUSE - 2 * GRACE).ask()
+    assert questions == [(), ("1",), ("1", "2"), ("1", "2", "3"), ("1", "3")]
+    world.ask(timeout=8.0)
+    assert len(questions) == 5, "nothing is asked within grace, with any timeout"
+    world.later(GRACE).ask(timeout=8.0)
+    assert questions[5:] == [("1",)], "what rests with one timeout may be had with another"
+
+
+def meanwhile_ended(world):
+    world.later(1000)
+
+
+def meanwhile_removed(world):
+    world.store.remove(world.store.get(DOMAIN))
+
+
+def meanwhile_renewed(world):
+    """Another zone's mail has seen a new id, and put it in force."""
+    now = world.now
+    other = policy(Mode.TESTING, max_age=1000)
+    world.store.put(Entry(DOMAIN, "2", other, now, now, now, now), now)
+
+
+@pytest.mark.parametrize("happens", [meanwhile_ended, meanwhile_removed, meanwhile_renewed])
+def test_a_known_id_whose_policy_is_gone_meanwhile_is_fetched_after_all(happens):
+    world = published(max_age=1000)
+    world.ask()
+    world.served = policy(Mode.NONE)
+    world.counted()
+    resolve = world.resolve
+
+    def slow(domain, *known_ids):
+        result = resolve(domain, *known_ids)
+        assert result == NotChanged("1")
+        happens(world)
+        return result
+
+    world.resolve = slow
+    assert world.later(GRACE).mode() is Mode.NONE
+    assert world.counted() == (1, 1)
+    assert world.store.get(DOMAIN).id == "1"
+
+
+def test_an_id_whose_pause_is_over_meanwhile_is_fetched_after_all():
+    world = World("1", UNFETCHABLE)
+    world.ask()
+    world.served = policy()
+    resolve = world.resolve
+    world.resolve = lambda *of: (resolve(*of), world.later(2))[0]
+    assert world.later(FETCH_PAUSE - 1).ask().policy == policy()
+    assert world.counted() == (2, 2)
+
+
+@pytest.mark.parametrize("served", [policy(Mode.NONE), UNFETCHABLE])
+def test_an_id_that_another_zone_put_in_force_meanwhile_counts_as_checked(served):
+    world = World("2", served)
+    resolve = world.resolve
+    world.resolve = lambda *of: (resolve(*of), meanwhile_renewed(world))[0]
+    assert world.mode() is Mode.TESTING
+    assert world.store.get(DOMAIN).failure == ""
+
+
+def test_a_policy_that_was_just_fetched_is_in_force_though_a_renewal_of_it_failed_meanwhile():
+    world = published()
+    resolve = world.resolve
+
+    def slow(domain, *known_ids):
+        result = resolve(domain, *known_ids)
+        world.policies._misses.pause((DOMAIN, 4.0), "1", UNFETCHABLE)
+        return result
+
+    world.resolve = slow
+    assert world.ask().policy == policy()
+
+
+def test_a_failed_fetch_leaves_the_record_working(caplog):
+    caplog.set_level(logging.INFO, "stsresolver")
+    world = World(DNS_FAILS, UNFETCHABLE)
+    world.ask()
+    world.record = "1"
+    caplog.clear()
+    world.later(GRACE).ask()
+    first, second = caplog.messages
+    assert "the MTA-STS record can be had again" in first
+    assert "404" in second
 
 
 # Remembering that there is none

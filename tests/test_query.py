@@ -31,15 +31,15 @@ class Asked:
 
     def __init__(self) -> None:
         self.result: Lookup = NoPolicy(Cause.NO_RECORD)
-        self.calls: list[tuple[float, str, str | None]] = []
+        self.calls: list[tuple[float, str, *tuple[str, ...]]] = []
 
     def __call__(self, timeout: float, *, proxy: Proxy | None) -> Asked:
         self.timeout = timeout
         self.proxy = proxy
         return self
 
-    def resolve(self, domain: str, known_id: str | None = None) -> Lookup:
-        self.calls.append((self.timeout, domain, known_id))
+    def resolve(self, domain: str, *known_ids: str) -> Lookup:
+        self.calls.append((self.timeout, domain, *known_ids))
         return self.result
 
 
@@ -184,13 +184,13 @@ def test_text_of_strangers_adds_no_line_and_no_control_character(asked, printed,
 )
 def test_domain_in_its_one_form(asked, printed, domain, asked_for):
     _, output = printed(domain)
-    assert asked.calls == [(4.0, asked_for, None)]
+    assert asked.calls == [(4.0, asked_for)]
     assert output.startswith(f"{asked_for}: ")
 
 
 def test_timeout(asked, printed):
     printed("-t", "0.5", "example.com")
-    assert asked.calls == [(0.5, "example.com", None)]
+    assert asked.calls == [(0.5, "example.com")]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ class Resolver:
     def __init__(self, timeout, proxy):
         pass
 
-    def resolve(self, domain, known_id):
+    def resolve(self, domain):
         return Found(parse_policy({text!r}), "1")
 
 query.Resolver = Resolver

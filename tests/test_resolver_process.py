@@ -28,16 +28,17 @@ from hostile_https import PolicyHost, head, page, raw
 from socketmap_client import wait_for
 
 import stsresolver
-from stsresolver import Resolver, resolver_process
-from stsresolver.lookup_messages import MAX_MESSAGE
+from stsresolver import Resolver, resolver_process, resolving
+from stsresolver.lookup_messages import FETCH, MAX_MESSAGE, RESOLVE, read, read_result, write
 from stsresolver.resolver_process import ResolverProcess, StartError
-from stsresolver.results import Cause, Failure, NoPolicy
-from stsresolver.sts import MAX_POLICY_SIZE, Policy
+from stsresolver.results import Cause, Failure, Found, NoPolicy, NotChanged
+from stsresolver.sts import MAX_POLICY_SIZE, Policy, parse_policy
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 2.0
 NAMES = 8
 LARGE = b"version: STSv1\nmode: enforce\nmx: mail.example.com\nmax_age: 604800\n"
+MODE_NONE = "version: STSv1\nmode: none\nmax_age: 1"
 LARGE += 'x:"\\é\u2028🦀"\n'.encode() * ((MAX_POLICY_SIZE - len(LARGE)) // 16)
 
 
@@ -250,6 +251,16 @@ POLICIES = {
     "none.example": Failure,
     "wrong.name.example": Failure,
 }
+RESOLVED = [
+    ("example.com", [], Found),
+    ("example.com", ["0", "2"], Found),
+    ("example.com", ["1"], NotChanged),
+    ("example.com", [*"abcdefgh", "1"], NotChanged),
+    ("0.example", [], Failure),
+    ("0.example", ["0"], NotChanged),
+    ("1.example", [], Found),
+    *((domain, ["1"], kind) for domain, kind in RECORDS.items() if kind is not str),
+]
 
 
 def test_what_is_found_is_what_the_library_finds(served, process):
@@ -263,12 +274,36 @@ def test_what_is_found_is_what_the_library_finds(served, process):
         expected = library.fetch(domain)
         assert isinstance(expected, kind), expected
         assert lookups.fetch(domain) == expected
+    for domain, known_ids, kind in RESOLVED:
+        expected = library.resolve(domain, *known_ids)
+        assert isinstance(expected, kind), expected
+        assert lookups.resolve(domain, *known_ids) == expected
 
 
 def test_the_largest_policy(served, process):
     policy = process(served.settings).lookups(TIMEOUT).fetch("1.example")
     assert isinstance(policy, Policy), policy
     assert len(policy.body.encode()) >= MAX_POLICY_SIZE - 100
+
+
+@pytest.mark.parametrize(("what", "policy_id"), [(RESOLVE, "1"), (FETCH, "")])
+def test_a_policy_that_the_socket_cannot_take_is_a_failure_of_the_fetch(what, policy_id):
+    policy = parse_policy(LARGE)
+
+    class Resolver:
+        def resolve(self, domain, *known_ids):
+            return Found(policy, "1")
+
+        def fetch(self, domain):
+            return policy
+
+    daemon, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with daemon, child:
+        child.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        resolving._answer(child, lambda timeout: Resolver(), write(7, what, "example.com", TIMEOUT))
+        number, *said = read(daemon.recv(MAX_MESSAGE))
+    result = read_result(*said)
+    assert (number, result.cause, result.id) == (7, Cause.SIZE, policy_id)
 
 
 def test_many_lookups_at_once_are_not_mixed_up(served, process):
@@ -805,11 +840,11 @@ def test_an_answer_that_cannot_be(process, child, caplog, answer):
     child(f"hello()\nwhile True:\n    say(asked()[0], {answer})")
     one = process()
     lookups = one.lookups(TIMEOUT)
-    for look_up in lookups.policy_id, lookups.fetch:
+    for look_up in lookups.policy_id, lookups.fetch, lookups.resolve:
         result = look_up("example.com")
         assert isinstance(result, Failure), result
         assert result.cause is Cause.PROCESS
-    assert len(errors(caplog)) == 2
+    assert len(errors(caplog)) == 3
     assert "says what cannot be" in errors(caplog)[0]
 
 
@@ -825,7 +860,48 @@ while True:
     answer = Failure(Cause.PROCESS, "it answered another question")
     assert lookups.policy_id("example.com") == answer
     assert lookups.fetch("example.com") == answer
+    assert lookups.resolve("example.com") == answer
     assert all("answers another question" in line for line in errors(caplog))
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (["policy", MODE_NONE], "a policy without its id"),
+        (["id", "3"], "an id alone"),
+        (["found", "1", MODE_NONE], "a policy of a known id"),
+        (["found", "2", MODE_NONE], "of another known id"),
+        (["not changed", "3"], "an id that nobody knows"),
+        (["failure", "TLS", "", "1"], "a fetch that failed, of a known id"),
+        (["failure", "TLS", ""], "a fetch that failed, of no id"),
+        (["failure", "DNS", "", "3"], "no record, and its id"),
+        (["failure", "PROCESS", "", "3"], "a lookup that was lost, and its id"),
+        (["no policy", "TLS", "", 0], "no policy for what is no reason"),
+    ],
+)
+def test_a_resolved_policy_that_makes_no_sense(process, child, caplog, answer, why):
+    child(f"hello()\nwhile True:\n    say(asked()[0], *{answer!r})")
+    result = process().lookups(TIMEOUT).resolve("example.com", "1", "2")
+    assert result == Failure(Cause.PROCESS, "it answered another question"), why
+    (line,) = errors(caplog)
+    assert "answers another question" in line
+
+
+def test_a_resolved_policy_has_the_time_of_dns_and_https(process, child, monkeypatch):
+    monkeypatch.setattr(resolver_process, "_SLACK", 0.2)
+    child("""
+hello()
+while True:
+    number, what, *values = asked()
+    time.sleep(0.8)
+    say(number, "not changed", values[2])
+""")
+    one = process()
+    ready(one)
+    assert one.lookups(0.4).resolve("example.com", "1") == NotChanged("1")
+    assert one.lookups(0.1).resolve("example.com", "1") == Failure(
+        Cause.PROCESS, "it does not answer"
+    )
 
 
 @pytest.mark.parametrize(

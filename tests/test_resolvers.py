@@ -9,15 +9,18 @@ import pytest
 from socketmap_client import DEADLINE, wait_for
 
 from stsresolver import resolvers
-from stsresolver.resolver_process import StartError
+from stsresolver.lookup_messages import FETCH, POLICY_ID, RESOLVE
+from stsresolver.resolver_process import Ending, StartError
 from stsresolver.resolvers import Resolvers
-from stsresolver.results import Cause, Failure, NoPolicy
+from stsresolver.results import Cause, Failure, Found, NoPolicy, NotChanged
+from stsresolver.sts import Mode, Policy
 
 
 class Process:
     """A process that answers when it is told to. `all`: those of a test, in order."""
 
     all: list[Process]
+    result = NoPolicy(Cause.NO_RECORD)
     refuses = False
     slow = False
 
@@ -45,14 +48,14 @@ class Process:
         self.closed = True
         self.answers.set()
 
-    def ask(self, what, domain, timeout):
+    def ask(self, what, domain, timeout, *known_ids):
         with self._lock:
             self.under_way += 1
             self.asked.append(domain)
         assert self.answers.wait(DEADLINE)
         with self._lock:
             self.under_way -= 1
-        return NoPolicy(Cause.NO_RECORD)
+        return self.result
 
 
 @pytest.fixture
@@ -169,3 +172,30 @@ def test_what_is_counted_is_counted_once(several):
     assert sum(sum(seconds.read()[0]) for seconds in one.seconds.values()) == 1
     assert one.losses == 3
     assert one.pid == 1001
+
+
+POLICY = Policy(Mode.NONE, (), 1, "version: STSv1\nmode: none\nmax_age: 1")
+AN_ID = Ending(POLICY_ID, "found", None)
+
+
+@pytest.mark.parametrize(
+    ("result", "ended"),
+    [
+        (Found(POLICY, "2"), [AN_ID, Ending(FETCH, "found", None)]),
+        (NotChanged("1"), [AN_ID]),
+        (Failure(Cause.TLS, id="2"), [AN_ID, Ending(FETCH, "failure", Cause.TLS)]),
+        (Failure(Cause.DNS), [Ending(POLICY_ID, "failure", Cause.DNS)]),
+        (Failure(Cause.PROCESS), [Ending(POLICY_ID, "failure", Cause.PROCESS)]),
+        (NoPolicy(Cause.BAD_RECORD), [Ending(POLICY_ID, "none", Cause.BAD_RECORD)]),
+    ],
+    ids=repr,
+)
+def test_record_and_policy_are_counted_each_though_asked_for_at_once(several, result, ended):
+    one = several(1)
+    Process.all[0].answers.set()
+    Process.all[0].result = result
+    assert one.lookups(1.0).resolve("a.example", "1") == result
+    assert {kind for kind, number in one.endings.read().items() if number} == set(ended)
+    assert sum(one.endings.read().values()) == len(ended)
+    counted = {what: sum(seconds.read()[0]) for what, seconds in one.seconds.items()}
+    assert counted == {RESOLVE: 1, POLICY_ID: 0, FETCH: 0}

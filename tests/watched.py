@@ -15,10 +15,11 @@ from socketmap_client import DEADLINE, Client
 from stsresolver import resolvers, service
 from stsresolver.config import parse
 from stsresolver.listeners import listen_tcp
+from stsresolver.lookup_messages import FETCH, POLICY_ID, RESOLVE
 from stsresolver.metrics import pages
 from stsresolver.pages import PageServer
-from stsresolver.resolver_process import FETCH, ResolverProcess
-from stsresolver.results import Cause, Failure, NoPolicy
+from stsresolver.resolver_process import ResolverProcess
+from stsresolver.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.server import SocketmapServer
 from stsresolver.sts import parse_policy
 
@@ -37,7 +38,7 @@ class Resolver(ResolverProcess):
 
     released = threading.Event()
 
-    def ask(self, what, domain, timeout):
+    def ask(self, what, domain, timeout, *known_ids):
         word = domain.partition(".")[0].replace("-", "_").upper()
         if word == "HELD":
             assert self.released.wait(DEADLINE), "nobody released it"
@@ -45,13 +46,18 @@ class Resolver(ResolverProcess):
         cause = Cause.__members__.get(word)
         if cause in (Cause.NO_RECORD, Cause.BAD_RECORD, Cause.SEVERAL_RECORDS):
             return NoPolicy(cause)
-        if cause is not None and (what == FETCH or cause.by_record):
+        if cause is not None and (what == FETCH or cause.by_record or cause is Cause.PROCESS):
             return Failure(cause)
-        if what != FETCH:
+        if what == POLICY_ID:
             return "1"
+        if "1" in known_ids:
+            return NotChanged("1")
+        if cause is not None:
+            return Failure(cause, id="1")
         mode = word.lower() if word in ("TESTING", "NONE") else "enforce"
         text = f"version: STSv1\nmode: {mode}\nmx: mail.example\nmax_age: 604800\n"
-        return parse_policy(text.encode())
+        policy = parse_policy(text.encode())
+        return Found(policy, "1") if what == RESOLVE else policy
 
 
 class Watched:

@@ -23,7 +23,7 @@ from stsresolver.discovery import Discovery, DiscoveryError
 from stsresolver.dns_messages import Answer, Question
 from stsresolver.nameservers import NameServerError, NameServers
 from stsresolver.netstring import MAX_REQUEST, NetstringError, cut, encode
-from stsresolver.results import Cause, Failure, NoPolicy
+from stsresolver.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.settings import Config, Zone
 from stsresolver.sts import (
     Policy,
@@ -245,13 +245,22 @@ def lookup_message(data: bytes) -> None:
         assert str(error)
         return
     assert lookup_messages.read(lookup_messages.write_result(number, result))[0] == number
-    if isinstance(result, Policy):
-        is_sound(result)
-        says_what_is_meant(result)
-    elif isinstance(result, str):
-        assert re.fullmatch("[A-Za-z0-9]{1,32}", result)
-    else:
-        str(result).encode()
+    policy = result.policy if isinstance(result, Found) else result
+    if isinstance(policy, Policy):
+        is_sound(policy)
+        says_what_is_meant(policy)
+    if isinstance(result, str):
+        assert an_id(result)
+    elif isinstance(result, Found | NotChanged):
+        assert an_id(result.id)
+    elif isinstance(result, Failure):
+        assert not result.id or an_id(result.id)
+    str(result).encode()
+
+
+def an_id(text: str) -> bool:
+    """Say whether a text is an id of a TXT record."""
+    return re.fullmatch("[A-Za-z0-9]{1,32}", text) is not None
 
 
 TARGETS: Mapping[str, Callable[[bytes], None]] = {

@@ -32,6 +32,9 @@ LARGEST = (
     + b"".join(b"mx:%d.%b.%b.%b\n" % (number, *[b"a" * 60] * 3) for number in range(650))
 )  # fmt: skip
 
+# What no policy's text says.
+LOOSE = sts.Policy(sts.Mode.ENFORCE, ("a, ciphers=x",), 1, "x\nmax_age: 1")
+
 BROKEN = [
     ("netstring", netstring, "_LENGTH", re.compile(rb"([0-9]+):"), b"\x0001:a,",
      "a leading zero, that is refused only where it is seen alone"),
@@ -47,6 +50,14 @@ BROKEN = [
     ("dns_message", discovery, "RecordError", sts.SeveralRecords,
      CORPUS.joinpath("dns_message/seed-malformed-record").read_bytes(), "an error that passes"),
     ("lookup_message", lookup_messages, "checked_id", bytes.decode, b'[1,"id","a b"]', "no id"),
+    ("lookup_message", lookup_messages, "checked_id", bytes.decode, b'[1,"not changed","a b"]',
+     "a known id that is none"),
+    ("lookup_message", lookup_messages, "checked_id", bytes.decode, b'[1,"failure","TLS","","-"]',
+     "an id with a failure that is none"),
+    ("lookup_message", lookup_messages, "checked_id", bytes.decode,
+     b'[1,"found","-","version: STSv1\\nmode: none\\nmax_age: 1"]', "an id found that is none"),
+    ("lookup_message", lookup_messages, "parse_policy", lambda body, size: LOOSE,
+     b'[1,"found","1","x\\nmax_age: 1"]', "a policy found that is none"),
     ("http_response", fetch, "_ERRORS", (), b"", "an error that passes"),
     ("stored", sts, "MAX_POLICY_SIZE", 1 << 20, LARGEST, "a policy too large for an answer"),
 ]  # fmt: skip
