@@ -53,6 +53,8 @@ _LONG = 60.0
 _END = 1.0
 # Seconds that a lookup waits for a process when there is none.
 _WAIT = 1.0
+# In which the kernel counts CPU time.
+_TICKS = os.sysconf("SC_CLK_TCK")
 # What its lines for the log may be.
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 # What a service manager tells the daemon is not for its child.
@@ -200,6 +202,17 @@ class ResolverProcess:
         """Whether there is a process that has said its first word."""
         child = self._child
         return child is not None and child.ready
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU that the process has used so far, 0 while there is none (proc(5))."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                # The name in parentheses may hold spaces itself.
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / _TICKS
 
     @property
     def under_way(self) -> int:

@@ -1,7 +1,7 @@
 """The resolver processes as one: another is started when those that there are have much to do.
 
 A process computes on one core at a time (the GIL), so a mail host with several is better served by
-several; one that looks little up keeps one.
+several; one that looks little up keeps one, and so does one whose lookups only wait.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ log = logging.getLogger(__name__)
 
 # More cores than these are left to the rest of the host.
 _MOST = 4
-# Lookups under way in each process when another one is started.
+# Another one is started when each has so many lookups under way, and they have used this share of a
+# core each, since a look that many seconds ago at least.
 _MANY = 8
+_BUSY = 0.6
+_LOOK = 0.2
 
 
 class Resolvers:
@@ -39,6 +42,9 @@ class Resolvers:
         self._processes = [ResolverProcess(workers, resolver)]
         self._lock = threading.Lock()
         self._closed = False
+        # When it was looked at last what they use (monotonic), and how much it was (seconds).
+        self._looked = 0.0
+        self._used = 0.0
 
     def lookups(self, timeout: float) -> Lookups:
         """Return lookups with a time limit in seconds."""
@@ -83,13 +89,24 @@ class Resolvers:
         ready = [process for process in self._processes if process.ready]
         process = min(ready or self._processes, key=lambda one: one.under_way)
         # While one is being started, it is not known yet whether that was enough.
-        if process.under_way >= _MANY and len(ready) == len(self._processes) < self._most:
+        all_ready = len(ready) == len(self._processes) < self._most
+        if process.under_way >= _MANY and all_ready and self._busy():
             self._start_another()
         result = process.ask(what, domain, timeout, *known_ids)
         self.seconds[what].add(time.monotonic() - began)
         for ending in endings(what, result):
             self.endings.add(ending)
         return result
+
+    def _busy(self) -> bool:
+        """Say whether the processes compute for most of the time, and not wait."""
+        now = time.monotonic()
+        seconds = now - self._looked
+        if seconds < _LOOK:
+            return False
+        used = sum(process.cpu for process in self._processes)
+        before, self._looked, self._used = self._used, now, used
+        return used - before > _BUSY * seconds * len(self._processes)
 
     def _start_another(self) -> None:
         """Start one more process; it is asked when it is ready."""

@@ -96,9 +96,9 @@ class Poll:
         self._poll = poll
         self.count = 0
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout: float | None, most: int) -> list[tuple[int, int]]:
         self.count += 1
-        return self._poll.poll(timeout)
+        return self._poll.poll(timeout, most)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._poll, name)

@@ -454,10 +454,10 @@ def test_no_memory_even_to_poll(serve, caplog):
     served = serve()
     real, failures = served.poll.poll, [MemoryError] * 3
 
-    def poll(timeout: float | None) -> list[tuple[int, int]]:
+    def poll(timeout: float | None, most: int) -> list[tuple[int, int]]:
         if failures:
             raise failures.pop()
-        return real(timeout)
+        return real(timeout, most)
 
     served.poll.poll = poll
     with served.client() as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -21,6 +22,7 @@ class Process:
 
     all: list[Process]
     result = NoPolicy(Cause.NO_RECORD)
+    computes = True
     refuses = False
     slow = False
 
@@ -40,6 +42,11 @@ class Process:
         if Process.refuses and len(Process.all) > 1:
             raise StartError("it cannot be started: no room")
         self.ready, self.pid = not Process.slow, 1000 + len(Process.all)
+
+    @property
+    def cpu(self):
+        """A core's whole time for ever, or none."""
+        return time.monotonic() if self.computes else 0.0
 
     def change(self, workers, resolver):
         self.settings = workers, resolver
@@ -62,6 +69,7 @@ class Process:
 def several(monkeypatch):
     """Return what makes resolvers of at most so many processes."""
     monkeypatch.setattr(resolvers, "ResolverProcess", Process)
+    monkeypatch.setattr(resolvers, "_LOOK", 0.0)
     monkeypatch.setattr(Process, "all", [], raising=False)
     monkeypatch.setattr(Process, "refuses", False)
 
@@ -92,6 +100,28 @@ def test_few_lookups_need_one_process(several):
         assert one.running == len(Process.all) == 1
         one.close()
     assert Process.all[0].closed
+
+
+def test_many_lookups_that_wait_need_one_process(several, monkeypatch):
+    monkeypatch.setattr(Process, "computes", False)
+    one = several(4)
+    with ThreadPoolExecutor(64) as threads:
+        ask_many(one, threads, 4 * resolvers._MANY)
+        assert len(Process.all) == 1
+        one.close()
+
+
+def test_what_they_use_is_looked_at_over_some_time(several, monkeypatch):
+    monkeypatch.setattr(resolvers, "_LOOK", 60.0)
+    one = several(4)
+    one._looked = time.monotonic()
+    with ThreadPoolExecutor(64) as threads:
+        ask_many(one, threads, 4 * resolvers._MANY)
+        assert len(Process.all) == 1, "a moment tells nothing"
+        one._looked -= 61.0
+        ask_many(one, threads, 1)
+        assert len(Process.all) == 2
+        one.close()
 
 
 @pytest.mark.parametrize(("cores", "most"), [(1, 1), (2, 2), (3, 3), (64, 4)])
