@@ -14,12 +14,16 @@ from typing import Any
 Wait = Callable[[int, int, float], bool]
 
 
+# Seconds that poll(2) can wait, three weeks.
+_LONGEST = (2**31 - 1) / 1000
+
+
 def alone(descriptor: int, event: int, seconds: float) -> bool:
     """Wait as a thread that shares nothing with others."""
     poll = select.poll()
     poll.register(descriptor, event)
     # Less than nothing would be for ever.
-    return bool(poll.poll(max(0.0, seconds) * 1000))
+    return bool(poll.poll(min(max(0.0, seconds), _LONGEST) * 1000))
 
 
 class Deadline:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -41,6 +42,8 @@ _HEADERS = {
 # Bytes read for one policy, with TLS, headers and chunk sizes: chunks of one byte still fit.
 # A header costs several times its size.
 _MAX_READ = 8 * MAX_POLICY_SIZE
+# A field on several lines (RFC 9112 §5.2).
+_FOLD = re.compile(r"\r?\n[ \t]+")
 # Bytes of a header line that are read at once, as http.client does.
 _MAX_LINE = 65536
 # Bytes of a body that are read at once: http.client keeps an object for each chunk until then.
@@ -91,7 +94,7 @@ class PolicyHostAdapter(BaseAdapter):
     ) -> requests.Response:
         """Send a request; return the answer, whose body is still to be read."""
         # Who closes after saying all there is to say has answered as well.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._connection.request(
                 request.method or "GET", request.path_url, headers=request.headers
             )
@@ -100,7 +103,7 @@ class PolicyHostAdapter(BaseAdapter):
         response.status_code = answer.status
         # As getheader: what stands in several fields is one list.
         response.headers = CaseInsensitiveDict(
-            (name, answer.getheader(name, "")) for name in answer.headers
+            (name, _FOLD.sub(" ", answer.getheader(name, ""))) for name in answer.headers
         )
         response.raw = answer
         return response

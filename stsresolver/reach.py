@@ -26,7 +26,7 @@ _NO_PROXY_THERE = {
 
 
 class FetchError(OSError):
-    """A step of the fetch failed. An OSError, because urllib3 and requests pass those on."""
+    """A step of the fetch failed."""
 
     def __init__(self, cause: Cause, detail: str) -> None:
         self.cause = cause

@@ -12,7 +12,10 @@ from typing import Generic, TypeVar
 
 # Upper ends of the buckets of `Durations` (seconds). Postfix waits 100 s, and a lookup takes 40 s
 # for DNS and as long for HTTPS at the most.
-BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
+BOUNDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0),
+)
 
 Kind = TypeVar("Kind", bound=Hashable)
 

@@ -71,9 +71,6 @@ class BoundedTls:
         """Return a file to read from."""
         return io.BufferedReader(_Reading(self))
 
-    def settimeout(self, seconds: float | None) -> None:
-        """Do nothing: the deadline is what counts."""
-
     def close(self) -> None:
         """Do nothing: a response may still be read."""
 

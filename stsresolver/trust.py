@@ -12,6 +12,10 @@ import threading
 
 from .files import Watch
 
+# Python's own, without DHE, in which the other side chooses the group, and with it how long we
+# compute: up to a second. Who has that has elliptic curves as well.
+_CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
+
 
 class TrustStore:
     """Gives the TLS context for connections to policy hosts (RFC 8461 §3.3)."""
@@ -35,6 +39,7 @@ class TrustStore:
         context.hostname_checks_common_name = False
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
+        context.set_ciphers(_CIPHERS)
         # With OpenSSL 3, Python would take a connection that was cut for one that was closed.
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         # The same on every Python: 3.13 made X.509 checks stricter than CAs in use are.

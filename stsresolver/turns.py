@@ -4,7 +4,8 @@ Threads that compute hand the GIL to each other at every system call, and handin
 more than the call does. Here a thread has the turn until it would wait for the network; then it
 hands it to one whose wait is over. So the threads change as often as lookups wait.
 
-Who waits for a question is served last: what was begun is finished before more is begun.
+Who waits for a question is served last: what was begun goes on before more is begun. But a question
+is not passed over for long, or a policy host that dribbles bytes would keep all others waiting.
 
 Every method raises `MemoryError`, and `OSError` of epoll(7), to a thread that has the turn then.
 After `wait` it may go on; after another method the process has to end.
@@ -18,6 +19,9 @@ import select
 import threading
 import time
 from collections.abc import Callable
+
+# Seconds for which a question is passed over while others can go on.
+PATIENCE = 0.02
 
 
 class _Turn:
@@ -48,6 +52,8 @@ class Turns:
         self._idle: list[_Turn] = []
         # No wait ends before.
         self._due = math.inf
+        # When the question that is to be taken next was seen first.
+        self._asked = math.inf
 
     @property
     def idle(self) -> int:
@@ -72,7 +78,10 @@ class Turns:
         return turn.came
 
     def question(self) -> None:
-        """Give others their turns until there is a question, and nobody else can go on."""
+        """Give others their turns until there is a question, and nobody else to go on.
+
+        For `PATIENCE` seconds; then this one goes on before the others.
+        """
         turn = _Turn(math.inf)
         self._rest(turn)
         self._pass_on(turn)
@@ -115,8 +124,11 @@ class Turns:
                 else:
                     self._waiting[descriptor].came = True
                     self._let_go_on(descriptor)
-            self._end_overdue(time.monotonic())
-            if asked and not self._ready:
+            now = time.monotonic()
+            self._end_overdue(now)
+            self._asked = min(self._asked, now) if asked else math.inf
+            if asked and (not self._ready or now >= self._asked + PATIENCE):
+                self._asked = math.inf
                 turn = self._idle.pop()
                 if not self._idle:
                     self._poll.unregister(self._questions)

@@ -83,6 +83,13 @@ def test_alone_waits_no_longer_than_told(seconds):
         assert alone(ours.fileno(), select.POLLOUT, seconds) is True
 
 
+@pytest.mark.parametrize("seconds", [1e7, 1e100, float("inf")])
+def test_alone_waits_for_longer_than_poll_can(seconds):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert alone(ours.fileno(), select.POLLOUT, seconds) is True
+
+
 # CONNECTING
 
 

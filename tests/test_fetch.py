@@ -47,6 +47,7 @@ from hostile_place import Place, certified, check, https, row, tcp
 from hostile_tls_cases import CERTIFICATES, NO_TLS
 
 from stsresolver import Cause, Failure, Policy, Resolver, files
+from stsresolver.trust import TrustStore
 
 # What a case may take beyond its time limit, in seconds.
 GRACE = 0.5
@@ -174,6 +175,8 @@ MEDIA_TYPES = [
     row("a charset that is a lie", "text/plain; charset=utf-16"),
     row("no space before the parameter", "text/plain;charset=utf-8"),
     row("space before the parameter", "text/plain ; charset=utf-8"),
+    row("on a line of its own", "\r\n text/plain"),
+    row("parameters on a line of their own", "text/plain\r\n\t; charset=utf-8"),
     row("any parameters", 'text/plain; format=flowed; a="b; c"; text/html'),
     row("another subtype", "text/html", Cause.MEDIA_TYPE),
     row("a longer subtype", "text/plainish", Cause.MEDIA_TYPE),
@@ -540,6 +543,11 @@ def test_of_the_environment_only_the_ca_store_counts(world, tmp_path, monkeypatc
         assert proxy.connections == 0
     assert set(fields(host.heads[0])).isdisjoint({"authorization", "proxy-authorization"})
     assert not keys.exists(), "the session keys were logged"
+
+
+def test_no_key_exchange_in_which_the_policy_host_chooses_how_much_is_computed():
+    ciphers = TrustStore().context().get_ciphers()
+    assert {cipher["kea"] for cipher in ciphers} == {"kx-any", "kx-ecdhe"}
 
 
 def test_bundle_of_requests_is_no_ca_store(world, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from stsresolver import turns
 from stsresolver.turns import Turns
 
 # Seconds: more than any test takes, and what a busy machine may add to a wait.
@@ -232,7 +233,22 @@ def test_an_error_or_an_end_is_an_event(crowd, case):
     assert time.monotonic() - started < LATE
 
 
-def test_what_was_begun_goes_on_before_more_is_begun(crowd):
+def test_a_question_is_not_passed_over_for_long(crowd):
+    ours, theirs = crowd.pair()
+    theirs.send(b".")
+    begun = threading.Event()
+    end = time.monotonic() + LONG / 2
+
+    def never_waits() -> None:
+        while not begun.is_set():
+            assert time.monotonic() < end, "nobody else begins"
+            assert crowd.turns.wait(ours.fileno(), select.POLLIN, LONG)
+
+    crowd.run(never_waits, begun.set)
+
+
+def test_what_was_begun_goes_on_before_more_is_begun(crowd, monkeypatch):
+    monkeypatch.setattr(turns, "PATIENCE", LONG)
     ours, theirs = crowd.pair()
     theirs.send(b".")
 
