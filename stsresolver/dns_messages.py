@@ -117,9 +117,9 @@ class Question:
         number, flags, questions, *counts = _HEADER.unpack_from(wire)
         if number != self._id or flags & (_RESPONSE | _OPCODE) != _RESPONSE:
             return None
-        size = questions + sum(counts)
-        if size > MAX_RECORDS or len(wire) > MAX_ANSWER:
-            raise MessageError(f"an answer of {size} records, {len(wire)} bytes: too large")
+        number = questions + sum(counts)
+        if number > MAX_RECORDS or len(wire) > MAX_ANSWER:
+            raise MessageError(f"an answer of {number} records, {len(wire)} bytes: too large")
         rcode = flags & _RCODE
         end = _HEADER.size
         if questions:
@@ -145,9 +145,7 @@ class Question:
             raise MessageError("a referral instead of an answer: it does not look names up")
         return Answer(data, _negative_ttl(wire, authority), bool(flags & _AUTHENTIC))
 
-    def _read(
-        self, wire: bytes, records: list[_Record]
-    ) -> Iterator[tuple[dns.name.Name, int, Any]]:
+    def _read(self, wire: bytes, records: list[_Record]) -> Iterator[_Read]:
         """Yield owner, type and data of the records in question, and of aliases."""
         for record in records:
             rdtype = dns.rdatatype.CNAME if record.rdtype == dns.rdatatype.CNAME else self._rdtype

@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping
 
 from .lookup_messages import FETCH, POLICY_ID, RESOLVE, Result
-from .resolver_process import ENDINGS, Lookups, ResolverProcess, StartError, endings
+from .lookups import ENDINGS, Lookups, endings
+from .resolver_process import ResolverProcess, StartError
 from .tally import Durations, Tally
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,8 @@ class Resolvers:
         ready = [process for process in self._processes if process.ready]
         process = min(ready or self._processes, key=lambda one: one.under_way)
         # While one is being started, it is not known yet whether that was enough.
-        all_ready = len(ready) == len(self._processes) < self._most
-        if process.under_way >= _MANY and all_ready and self._busy():
+        may_grow = len(ready) == len(self._processes) < self._most
+        if process.under_way >= _MANY and may_grow and self._busy():
             self._start_another()
         result = process.ask(what, domain, timeout, *known_ids)
         self.seconds[what].add(time.monotonic() - began)

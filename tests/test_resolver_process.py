@@ -601,6 +601,17 @@ resolving.main()
     assert logged(caplog, "no thread for another lookup: can't start new thread")()
 
 
+def spawned(served: Served, workers: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Return the real program and the daemon's end of its socket, the first word said."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = resolver_process._spawn(theirs)
+    settings = {"workers": workers, "resolver": served.settings, "level": logging.ERROR}
+    ours.send(write(0, "hello", settings))
+    assert read(ours.recv(MAX_MESSAGE))[1] == "hello"
+    return process, ours
+
+
 def tasks(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
 
@@ -621,13 +632,8 @@ def test_as_many_threads_as_lookups_and_one_more(served, process):
 def test_it_ends_while_all_its_workers_are_busy(served):
     """One thread more than lookups is there to see it."""
     served.dns.zone["_mta-sts.slow.example TXT"] = after(6.0, txt("v=STSv1; id=slow"))
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        process = resolver_process._spawn(theirs)
+    process, ours = spawned(served, workers=2)
     with ours:
-        settings = {"workers": 2, "resolver": served.settings, "level": logging.ERROR}
-        ours.send(resolver_process.write(0, "hello", settings))
-        assert resolver_process.read(ours.recv(MAX_MESSAGE))[1] == "hello"
         for number in 1, 2:
             ours.send(resolver_process.write(number, "policy id", "slow.example", 30.0))
         asked = served.dns.asked
@@ -709,14 +715,8 @@ time.sleep(60)
 
 def test_it_ends_with_the_daemon_that_has_not_read_everything(served):
     """What is unread turns the end of the connection into a reset."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        process = resolver_process._spawn(theirs)
+    process, ours = spawned(served, workers=1)
     with ours:
-        settings = {"workers": 1, "resolver": served.settings, "level": logging.ERROR}
-        ours.send(resolver_process.write(0, "hello", settings))
-        poll = resolver_process.read(ours.recv(MAX_MESSAGE))
-        assert poll[1] == "hello"
         ours.send(resolver_process.write(1, "policy id", "example.com", TIMEOUT))
         ours.send(resolver_process.write(2, "policy id", "slow.example", TIMEOUT))
         assert ours.recv(1, socket.MSG_PEEK) == b"["
@@ -893,12 +893,12 @@ def test_a_resolved_policy_has_the_time_of_dns_and_https(process, child, monkeyp
 hello()
 while True:
     number, what, *values = asked()
-    time.sleep(0.8)
+    time.sleep(1.2)
     say(number, "not changed", values[2])
 """)
     one = process()
     ready(one)
-    assert one.lookups(0.4).resolve("example.com", "1") == NotChanged("1")
+    assert one.lookups(0.7).resolve("example.com", "1") == NotChanged("1")
     assert one.lookups(0.1).resolve("example.com", "1") == Failure(
         Cause.PROCESS, "it does not answer"
     )

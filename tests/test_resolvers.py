@@ -11,7 +11,8 @@ from socketmap_client import DEADLINE, wait_for
 
 from stsresolver import resolvers
 from stsresolver.lookup_messages import FETCH, POLICY_ID, RESOLVE
-from stsresolver.resolver_process import Ending, StartError
+from stsresolver.lookups import Ending
+from stsresolver.resolver_process import StartError
 from stsresolver.resolvers import Resolvers
 from stsresolver.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.sts import Mode, Policy
