@@ -82,7 +82,9 @@ def main(directory: Path) -> int:
         stack.enter_context(NameServer(zone, port=53))
         process = daemon(directory, authority)
         try:
-            wait_for(lambda: (directory / "socket").exists() or process.poll(), "the daemon")
+            # Its socket is there before it listens.
+            log = directory / "log"
+            wait_for(lambda: "listening on" in log.read_text() or process.poll(), "the daemon")
             print("ready", flush=True)
             sys.stdin.read()
         finally:
