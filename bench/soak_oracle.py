@@ -79,7 +79,8 @@ class Domain:
     """A domain's life, and what is known of it so far.
 
     By version: when it was served first, last, and last so that it was surely taken. `seen`: the
-    latest version that was answered with, and when first.
+    latest version that was answered with, and when first. `late`: when it was last answered that
+    there is no policy, to a question older than a lookup may take.
     """
 
     def __init__(self, life: Life) -> None:
@@ -89,6 +90,7 @@ class Domain:
         self.sure: dict[int, float] = {}
         self.seen = (0, math.inf)
         self.failed = -math.inf
+        self.late = -math.inf
         # Connections to the policy host, and those of them that came to an end that is known.
         self.contacts = 0
         self.ended = 0
@@ -166,7 +168,7 @@ class Oracle:
         """The client has the policy that it asked for at `began`, and has gone."""
         now = self.now()
         domain.ended += 1
-        if now > began + QUICK or self._stalled >= began:
+        if now > began + QUICK or max(self._stalled, domain.late) >= began:
             # It may have come too late.
             domain.failed = now
             return
@@ -206,6 +208,14 @@ class Oracle:
             if received < sent + LINE - 0.5:
                 self._complain(domain, line, "OK or NOTFOUND: it did not wait")
             return
+        if answer == NOT_FOUND and received > sent + TIMEOUT:
+            # It stood in line, or the machine was busy: what was served meanwhile may have come
+            # too late.
+            domain.late = received
+            if doubtful := {one for one, when in domain.sure.items() if sent < when < received}:
+                domain.failed = received
+                for one in doubtful:
+                    del domain.sure[one]
         right = self.right(zone, domain, sent, received)
         self.exact += len(right.versions) + right.none == 1
         if version not in right.versions and not (answer == NOT_FOUND and right.none):

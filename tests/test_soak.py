@@ -134,6 +134,28 @@ def test_a_lost_process_excuses_for_a_while_and_for_no_policy_in_force():
     assert len(oracle.wrong) == 1
 
 
+@pytest.mark.parametrize("sooner", ["the host's end", "the answer"])
+def test_what_a_late_answer_did_not_have_in_time_need_not_be_in_force(sooner):
+    oracle, clock = known(STABLE, ())
+    domain = oracle.domains[DOMAIN]
+    clock[0] = 7
+    oracle.serves(domain, 1)
+    if sooner == "the answer":
+        oracle.judge(POSTFIX, DOMAIN, 0.5, 7.1, NOT_FOUND)
+        oracle.served(domain, 1, 7)
+    else:
+        oracle.served(domain, 1, 7)
+        oracle.judge(POSTFIX, DOMAIN, 0.5, 7.1, NOT_FOUND)
+    oracle.judge(POSTFIX, DOMAIN, 50, 50.1, NOT_FOUND)
+    assert not oracle.wrong
+
+
+def test_a_late_answer_says_nothing_of_what_was_in_force_before():
+    oracle, _ = known(STABLE, ONCE)
+    oracle.judge(POSTFIX, DOMAIN, 10, 17, NOT_FOUND)
+    assert len(oracle.wrong) == 1
+
+
 def test_nobody_sees_an_earlier_policy_again():
     oracle, _ = known(CHANGED, ((1, 1), (2, 101)))
     oracle.judge(POSTFIX, DOMAIN, 102, 102.1, ok(SECOND))
