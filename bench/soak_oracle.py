@@ -40,8 +40,8 @@ SETTLED = max(*GRACES, NEGATIVE_TTL) + 2 * TIMEOUT + SLACK
 LATE = TIMEOUT + SLACK
 # Seconds after an answer in which the one before it may still arrive elsewhere.
 OVERTAKEN = 0.5
-# Seconds from the request to the end of the connection by which a fetch is known to have come in
-# time.
+# Seconds from the request to the end of the connection, and from a question to its answer, by which
+# a fetch is known to have come in time.
 QUICK = TIMEOUT / 3
 
 NOT_FOUND = b"NOTFOUND "
@@ -79,8 +79,8 @@ class Domain:
     """A domain's life, and what is known of it so far.
 
     By version: when it was served first, last, and last so that it was surely taken. `seen`: the
-    latest version that was answered with, and when first. `late`: when it was last answered that
-    there is no policy, to a question older than a lookup may take.
+    latest version that was answered with, and when first. `late`: when a question was last answered
+    too late, with that there is no policy.
     """
 
     def __init__(self, life: Life) -> None:
@@ -168,8 +168,8 @@ class Oracle:
         """The client has the policy that it asked for at `began`, and has gone."""
         now = self.now()
         domain.ended += 1
-        if now > began + QUICK or max(self._stalled, domain.late) >= began:
-            # It may have come too late.
+        if now > began + QUICK or max(self._stalled, domain.late + QUICK) >= began:
+            # It may have come too late, to one who had given up already.
             domain.failed = now
             return
         domain.sure[version] = began
@@ -208,7 +208,7 @@ class Oracle:
             if received < sent + LINE - 0.5:
                 self._complain(domain, line, "OK or NOTFOUND: it did not wait")
             return
-        if answer == NOT_FOUND and received > sent + TIMEOUT:
+        if answer == NOT_FOUND and received > sent + QUICK:
             # It stood in line, or the machine was busy: what was served meanwhile may have come
             # too late.
             domain.late = received
@@ -258,9 +258,8 @@ class Oracle:
         since = max(life.id_since(number), sent - PAUSE - LATE)
         if max(domain.failed, self._stalled) >= since or domain.contacts != domain.ended:
             return None
-        end = life.phases[life.at(received)]
-        same = (end.record, end.host, end.id) == (phase.record, phase.host, phase.id)
-        return phase if same else None
+        until = life.phases[number : life.at(received) + 1]
+        return phase if len({(one.record, one.host, one.id) for one in until}) == 1 else None
 
     def _in_force(self, domain: Domain, sent: float, received: float) -> bool:
         """Whether some policy is surely in force from `sent` to `received`."""

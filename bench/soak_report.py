@@ -24,7 +24,7 @@ SUSPICIOUS = re.compile(r"Traceback|bug of this program|\bERROR\b|\bCRITICAL\b|W
 def _process(samples: Sequence[Sample], rests: tuple[float, float], rest: float) -> dict:
     warm, end = rests
     return {
-        "warm": asdict(at_rest([one for one in samples if one.at < warm + rest], warm)),
+        "warm": asdict(at_rest(samples, warm, rest)),
         "end": asdict(at_rest(samples, end)),
         "most": {
             key: max(getattr(sample, key) for sample in samples)

@@ -1,6 +1,7 @@
 """What the daemon and its resolver process take of the machine, looked at while a soak runs."""
 
 import contextlib
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ class Sample:
     rss: int
     threads: int
     descriptors: int
+
+    def exceeds(self, other: "Sample") -> bool:
+        """Whether it has more threads or descriptors than another."""
+        return self.threads > other.threads or self.descriptors > other.descriptors
 
 
 def look(pid: int, at: float) -> Sample | None:
@@ -51,9 +56,9 @@ class Watch:
                 samples.append(sample)
 
 
-def at_rest(samples: Sequence[Sample], since: float) -> Sample:
-    """What a process holds when nobody asks: the least of each since then."""
-    some = [sample for sample in samples if sample.at >= since]
+def at_rest(samples: Sequence[Sample], since: float, seconds: float = math.inf) -> Sample:
+    """What a process holds when nobody asks: the least of each for so long since then."""
+    some = [sample for sample in samples if since <= sample.at < since + seconds]
     return Sample(
         since,
         some[-1].pid,

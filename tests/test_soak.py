@@ -134,6 +134,13 @@ def test_a_lost_process_excuses_for_a_while_and_for_no_policy_in_force():
     assert len(oracle.wrong) == 1
 
 
+def test_nothing_is_due_where_it_went_meanwhile():
+    gone = (phase(0, FIRST), phase(30, FIRST, Record.SERVFAIL), phase(31, FIRST))
+    oracle, _ = known(gone, ())
+    oracle.judge(POSTFIX, DOMAIN, 29, 33, NOT_FOUND)
+    assert not oracle.wrong
+
+
 @pytest.mark.parametrize("sooner", ["the host's end", "the answer"])
 def test_what_a_late_answer_did_not_have_in_time_need_not_be_in_force(sooner):
     oracle, clock = known(STABLE, ())
@@ -141,7 +148,7 @@ def test_what_a_late_answer_did_not_have_in_time_need_not_be_in_force(sooner):
     clock[0] = 7
     oracle.serves(domain, 1)
     if sooner == "the answer":
-        oracle.judge(POSTFIX, DOMAIN, 0.5, 7.1, NOT_FOUND)
+        oracle.judge(POSTFIX, DOMAIN, 0.5, 6.9, NOT_FOUND)
         oracle.served(domain, 1, 7)
     else:
         oracle.served(domain, 1, 7)
