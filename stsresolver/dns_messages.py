@@ -81,6 +81,8 @@ class _Record(NamedTuple):
     end: int
 
 
+# The labels of a name.
+_Owner = tuple[bytes, ...]
 # Owner, type and data.
 _Read = tuple[dns.name.Name, int, Any]
 
@@ -158,15 +160,24 @@ class Question:
 
     def _follow(self, records: list[_Read]) -> list[Any]:
         """Return the data of the records that are asked for, at the end of the aliases."""
+        by_owner: dict[_Owner, list[tuple[int, Any]]] = {}
+        for owner, rdtype, data in records:
+            by_owner.setdefault(_lower(owner), []).append((rdtype, data))
         name = self._name
         for _ in range(_MAX_ALIASES):
-            here = [(rdtype, data) for owner, rdtype, data in records if owner == name]
-            found = [data for rdtype, data in here if rdtype == self._rdtype]
+            here = by_owner.get(_lower(name), [])
+            # One that comes twice is one (RFC 2181 §5).
+            found = list(dict.fromkeys(data for rdtype, data in here if rdtype == self._rdtype))
             aliases = [data for rdtype, data in here if rdtype == dns.rdatatype.CNAME]
             if found or not aliases:
                 return found
             name = aliases[0].target
         raise MessageError(f"more than {_MAX_ALIASES} aliases, or a loop of them")
+
+
+def _lower(name: dns.name.Name) -> _Owner:
+    """Return a name as a key; dnspython's own hash takes longer than all the rest."""
+    return tuple(label.lower() for label in name.labels)
 
 
 def _records(wire: bytes, at: int) -> Iterator[_Record]:

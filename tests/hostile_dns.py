@@ -235,6 +235,18 @@ def txt(*records: str | tuple[str | bytes, ...]) -> Behaviour:
     return lambda query: [query.response([dns.rrset.from_rdata_list(query.name, TTL, rdatas)])]
 
 
+def twice(then: Behaviour) -> Behaviour:
+    """Answer like `then`, with each record twice."""
+
+    def behave(query: Query) -> Iterable[Piece]:
+        for message in then(query):
+            assert isinstance(message, dns.message.Message)
+            message.answer.extend(list(message.answer))
+            yield message
+
+    return behave
+
+
 def _strings(record: str | tuple[str | bytes, ...]) -> list[bytes]:
     if isinstance(record, str):
         record = tuple(record[at : at + 255] for at in range(0, len(record), 255)) or ("",)
