@@ -4,27 +4,23 @@ One GET of https://mta-sts.<domain>/.well-known/mta-sts.txt under one deadline f
 addresses, connection, handshake, headers and body. Whatever goes wrong comes back as a `Failure`
 with its cause; nothing is raised.
 
-requests asks through a transport adapter of ours, in which http.client does the HTTP, over a
-connection of `reach` and `tls`, so that all of it ends by the deadline. Without a Session comes in
-no cookie, no redirect, no .netrc and nothing of the environment (proxies, REQUESTS_CA_BUNDLE).
+requests asks through the adapter of `policy_host`, over a connection of `reach` and `tls`, so that
+all of it ends by the deadline. Without a Session comes in no cookie, no redirect, no .netrc and
+nothing of the environment (proxies, REQUESTS_CA_BUNDLE).
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import re
 import ssl
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import requests
-from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from .deadline import Deadline, Wait, alone
 from .discovery import Discovery
+from .policy_host import ERRORS, PolicyHostAdapter
 from .reach import FetchError, Reach
 from .results import Cause, Failure
 from .settings import Proxy
@@ -42,75 +38,8 @@ _HEADERS = {
 # Bytes read for one policy, with TLS, headers and chunk sizes: chunks of one byte still fit.
 # A header costs several times its size.
 _MAX_READ = 8 * MAX_POLICY_SIZE
-# A field on several lines (RFC 9112 §5.2).
-_FOLD = re.compile(r"\r?\n[ \t]+")
-# Bytes of a header line that are read at once, as http.client does.
-_MAX_LINE = 65536
 # Bytes of a body that are read at once: http.client keeps an object for each chunk until then.
 _PART = 8192
-# What comes of whatever a server does; http.client lets a ValueError out for some chunk sizes.
-_ERRORS = (http.client.HTTPException, OSError, ValueError)
-
-
-class FinalResponse(http.client.HTTPResponse):
-    """Passes over every interim answer (RFC 9110 §15.2); http.client knows 100 and no other."""
-
-    def _read_status(self) -> tuple[str, int, str]:
-        while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]
-            if not 101 < status < 200:
-                return version, status, reason
-            while self.fp.readline(_MAX_LINE) not in (b"\r\n", b"\n", b""):
-                pass
-
-
-class PolicyHostConnection(http.client.HTTPConnection):
-    """http.client's connection over TLS that `connect_tls` opens."""
-
-    response_class = FinalResponse
-
-    def __init__(self, host: str, connect_tls: Callable[[], Any]) -> None:
-        super().__init__(host)
-        self._connect_tls = connect_tls
-
-    def connect(self) -> None:
-        """Connect, and verify the certificate."""
-        self.sock = self._connect_tls()
-
-
-class PolicyHostAdapter(BaseAdapter):
-    """requests' way to a policy host: one connection, which `connect_tls` opens.
-
-    requests' own adapter is made for every use there is; what it does beside costs a third of what
-    TLS costs. Raises what http.client and the connection raise.
-    """
-
-    def __init__(self, host: str, connect_tls: Callable[[], Any]) -> None:
-        super().__init__()
-        self._connection = PolicyHostConnection(host, connect_tls)
-
-    def send(
-        self, request: requests.PreparedRequest, *_: object, **__: object
-    ) -> requests.Response:
-        """Send a request; return the answer, whose body is still to be read."""
-        # Who closes after saying all there is to say has answered as well.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._connection.request(
-                request.method or "GET", request.path_url, headers=request.headers
-            )
-        answer = self._connection.getresponse()
-        response = requests.Response()
-        response.status_code = answer.status
-        # As getheader: what stands in several fields is one list.
-        response.headers = CaseInsensitiveDict(
-            (name, _FOLD.sub(" ", answer.getheader(name, ""))) for name in answer.headers
-        )
-        response.raw = answer
-        return response
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
 
 
 class Fetcher:
@@ -140,7 +69,7 @@ class Fetcher:
             return parse_policy(self._get(domain, deadline))
         except PolicyError as error:
             return Failure(Cause.SYNTAX, str(error))
-        except _ERRORS as error:
+        except ERRORS as error:
             return _failure(error)
 
     def _get(self, domain: str, deadline: Deadline) -> bytes:
@@ -179,6 +108,8 @@ def _body(response: requests.Response) -> bytes:
     headers = response.headers
     if response.status_code != 200:
         raise FetchError(Cause.STATUS, f"{response.status_code}")
+    if len(response.raw.headers.get_all("Content-Type", [])) > 1:
+        raise FetchError(Cause.MEDIA_TYPE, "several")
     media_type = headers.get("Content-Type", "")
     if media_type.partition(";")[0].strip(" \t").lower() != "text/plain":
         raise FetchError(Cause.MEDIA_TYPE, ascii(media_type[:80]) if media_type else "none")
@@ -198,7 +129,7 @@ def _body(response: requests.Response) -> bytes:
     if len(body) > MAX_POLICY_SIZE:
         raise FetchError(Cause.SIZE, "")
     length = headers.get("Content-Length")
-    if length is not None and not chunked and not _is_number(length, len(body)):
+    if length is not None and not chunked and not _is_number(length.strip(" \t"), len(body)):
         raise FetchError(Cause.HTTP, f"{len(body)} bytes came, Content-Length {length[:80]!a}")
     return body
 

@@ -96,6 +96,7 @@ BODIES = [
         raw(head(f"Content-Length: {len(POLICY)}, {len(POLICY)}"), POLICY),
         Cause.HTTP,
     ),
+    row("a length with a space behind it", raw(head(f"Content-Length: {len(POLICY)} "), POLICY)),
     row("two lengths", page(extra=["Content-Length: 9"]), Cause.HTTP),
     row("cut inside a chunk", raw(CHUNKED, ONE_CHUNK[:-9]), Cause.HTTP),
     row("cut before the last chunk", raw(CHUNKED, chunk(POLICY)), Cause.HTTP),
@@ -113,6 +114,7 @@ BODIES = [
         Cause.HTTP,
         Cause.SIZE,
     ),
+    row("chunk size of -80 bits", raw(CHUNKED, b"-" + b"f" * 20 + b"\r\n", POLICY), Cause.HTTP),
     row(
         "chunk longer than its size",
         raw(CHUNKED, b"1\r\n" + POLICY, b"\r\n", chunk(b"")),
@@ -159,6 +161,28 @@ BODIES = [
     row("BOM", page(b"\xef\xbb\xbf" + POLICY), Cause.SYNTAX),
     row("HTTP/0.9", raw(b"<html>" + POLICY), Cause.HTTP),
     row("an empty line before the answer", raw(b"\r\n", LENGTH, POLICY), Cause.HTTP),
+    row("same field 97 times", page(extra=["A: " + "b" * 5000] * 97)),
+    row("a bare CR in a header", page(extra=["A: b\rC: d"]), Cause.HTTP),
+    row("a bare CR before a line's end", page(extra=["A: b\r"]), Cause.HTTP),
+    row("20,000 fields in a line", page(extra=["A: " + "\rb:" * 20_000]), Cause.HTTP),
+    row("mail in mail", page(extra=["Content-Type:message/rfc822\r\r" * 1100]), Cause.HTTP),
+    row(
+        "parts in parts of mail",
+        page(
+            extra=[
+                "".join(f"Content-Type:multipart/x;boundary={n}\r\r--{n}\r" for n in range(900)),
+                *["--\r" * 20_000] * 5,
+            ]
+        ),
+        Cause.HTTP,
+    ),
+    row(
+        "parts of mail without a bare CR",
+        page(extra=[f"Content-Type: multipart/x; boundary={'b' * 60_000}", "--" + "b" * 60_000]),
+        Cause.HTTP,
+    ),
+    row("the beginning of mail", page(extra=["From a b:", "A: b"]), Cause.HTTP),
+    row("a field without a name", page(extra=[": b"]), Cause.HTTP),
     row("200 header fields", page(extra=[f"A{n}: b" for n in range(200)]), Cause.HTTP),
     row("40 header fields of 10 kB", page(extra=[f"A{n}: {'b' * 10_000}" for n in range(40)])),
     row("7 header fields of 60 kB", page(extra=[f"A{n}: {'b' * 60_000}" for n in range(7)])),
@@ -184,7 +208,6 @@ BODIES = [
         "a header line without colon",
         raw(b"HTTP/1.1 200 OK\r\nno field\r\nContent-Type: text/plain\r\n\r\n", POLICY),
         Cause.HTTP,
-        Cause.MEDIA_TYPE,
     ),
 ]
 

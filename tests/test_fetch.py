@@ -196,8 +196,10 @@ def test_media_type(world, kind, causes):
         check(world.fetch(host), causes)
 
 
-def test_two_media_types_in_two_fields_are_none(world):
-    with world.host(page(extra=["Content-Type: text/html"])) as host:
+@pytest.mark.parametrize("kind", ["text/plain", "text/plain; charset=utf-8"])
+@pytest.mark.parametrize("other", ["text/html", "text/plain"])
+def test_two_media_types_in_two_fields_are_none(world, kind, other):
+    with world.host(page(kind=kind, extra=[f"Content-Type: {other}"])) as host:
         check(world.fetch(host), [Cause.MEDIA_TYPE])
 
 
@@ -545,7 +547,7 @@ def test_of_the_environment_only_the_ca_store_counts(world, tmp_path, monkeypatc
     assert not keys.exists(), "the session keys were logged"
 
 
-def test_no_key_exchange_in_which_the_policy_host_chooses_how_much_is_computed():
+def test_no_key_exchange_in_a_group_that_the_policy_host_makes_up():
     ciphers = TrustStore().context().get_ciphers()
     assert {cipher["kea"] for cipher in ciphers} == {"kx-any", "kx-ecdhe"}
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import postfix_grammar
 
-from stsresolver import config, fetch, lookup_messages
+from stsresolver import config, fetch, lookup_messages, policy_host
 from stsresolver.answer import Answers
 from stsresolver.cache import Entry, legacy
 from stsresolver.cache.entry_json import from_json, to_json
@@ -180,7 +180,7 @@ def dns_message(data: bytes) -> None:
         assert str(error)
 
 
-class Canned(fetch.PolicyHostConnection):
+class Canned(policy_host.PolicyHostConnection):
     """A connection to a policy host that has said all that it says, and no TLS."""
 
     said = b""
@@ -199,7 +199,7 @@ def http_response(data: bytes) -> None:
     """What a policy host sends: by itself, and as headers and body below a status line."""
     for answer in (data, b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n" + data):
         said = type("Said", (Canned,), {"said": answer})
-        with patch.object(fetch, "PolicyHostConnection", said):
+        with patch.object(policy_host, "PolicyHostConnection", said):
             result = FETCHER.fetch(DOMAIN)
         if isinstance(result, Failure):
             assert str(result)
