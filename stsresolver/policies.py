@@ -245,7 +245,8 @@ class Policies:
         domain, timeout = key
         resolver = self._resolver(timeout)
         paused_ids = self._misses.paused_ids(key)
-        result = resolver.resolve(domain, *([entry.id] if entry else []), *paused_ids)
+        known_ids = [entry.id] if entry else []
+        result = resolver.resolve(domain, *known_ids, *paused_ids)
         # Another thread may have changed it meanwhile.
         entry, change = self._entry(domain)
         if isinstance(result, NoPolicy) or (isinstance(result, Failure) and not result.id):
@@ -261,6 +262,9 @@ class Policies:
         policy: Policy | Failure
         match result:
             case Found():
+                if entry is not None and entry.id not in known_ids:
+                    # Fetched by another meanwhile. Which is newer shows at the next lookup.
+                    return self._in_force(entry, change)
                 policy = result.policy
             case NotChanged():
                 failure = self._misses.paused(key, result.id)
@@ -372,16 +376,16 @@ class Policies:
             self._store.touch(replace(entry, due=self._clock.time() + FETCH_PAUSE))
             return Refresh.LEFT
         policy = self._resolver(timeout).fetch(domain)
-        if isinstance(policy, Failure):
-            self._pause(key, policy_id, policy)
-            self._failed(key, entry, policy)
-            return Refresh.FAILED
         known, _ = self._entry(domain)
         # What came to its end while it was fetched again is followed by what was fetched.
         newer = known.id != entry.id if known else self._clock.time() < entry.end
         if newer:
             # Mail asked meanwhile, and saw what is newer.
             return Refresh.LEFT
+        if isinstance(policy, Failure):
+            self._pause(key, policy_id, policy)
+            self._failed(key, entry, policy)
+            return Refresh.FAILED
         self._found(key, policy_id, policy, entry.asked)
         return Refresh.FETCHED if policy == entry.policy else Refresh.CHANGED
 

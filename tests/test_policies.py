@@ -475,6 +475,47 @@ def test_an_id_that_another_zone_put_in_force_meanwhile_counts_as_checked(served
     assert world.store.get(DOMAIN).failure == ""
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_a_slow_lookup_does_not_put_what_it_found_over_what_another_zone_found_meanwhile(known):
+    world = published()
+    if known:
+        world.record = "0"
+        world.ask()
+        world.record = "1"
+        world.later(GRACE)
+    resolve = world.resolve
+
+    def slow(*of):
+        result = resolve(*of)
+        assert isinstance(result, Found)
+        meanwhile_renewed(world)
+        return result
+
+    world.resolve = slow
+    assert world.mode() is Mode.TESTING
+    assert world.store.get(DOMAIN).id == "2"
+    world.resolve = resolve
+    assert world.later(GRACE).mode() is Mode.ENFORCE, "what the record says decides"
+
+
+def test_a_renewal_that_failed_says_nothing_of_what_mail_found_meanwhile():
+    world = published()
+    world.ask()
+    world.record = "2"
+    world.later(GRACE)
+
+    def slow(domain):
+        meanwhile_renewed(world)
+        return UNFETCHABLE
+
+    world.fetch = slow
+    assert world.policies.refresh(DOMAIN, 4.0, WEEK) is Refresh.LEFT
+    assert world.store.get(DOMAIN).failure == ""
+    del world.fetch
+    world.later(1000)
+    assert world.mode() is Mode.ENFORCE, "its id does not rest"
+
+
 def test_a_policy_that_was_just_fetched_is_in_force_though_a_renewal_of_it_failed_meanwhile():
     world = published()
     resolve = world.resolve
