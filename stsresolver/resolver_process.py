@@ -10,6 +10,7 @@ What a lookup ends in comes back as a result, as from `Resolver`: nothing is rai
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -46,10 +47,12 @@ _START = 30.0
 _PAUSE = 0.25
 _MAX_PAUSE = 30.0
 _LONG = 60.0
-# Seconds that it may take to end, before it is killed.
+# Seconds that it may take to end by itself, before it is killed.
 _END = 1.0
-# Seconds that a lookup waits for a process when there is none.
-_WAIT = 1.0
+# Seconds that a question waits for room in the socket.
+_FULL = 1
+# Seconds that a lookup waits for a process when there is none: the next one follows that end.
+_WAIT = 2.0
 # In which the kernel counts CPU time.
 _TICKS = os.sysconf("SC_CLK_TCK")
 # What its lines for the log may be.
@@ -176,38 +179,48 @@ class ResolverProcess:
         self, what: str, domain: str, timeout: float, *known_ids: str
     ) -> bytes | Failure | None:
         """Return the message that came back, None if the process ended before."""
+        # DNS and HTTPS have the time each.
+        limit = (2 * timeout if what == RESOLVE else timeout) + _SLACK
         reply = queue.SimpleQueue[bytes | None]()
         with self._lock:
             self._lock.wait_for(lambda: self._child or self._closed.is_set(), _WAIT)
             child = self._child
             if child is None or self._closed.is_set():
                 return Failure(Cause.PROCESS, "there is none just now")
+            # It reads nothing before its first word, and the socket holds some hundred questions.
+            self._lock.wait_for(lambda: child.ready or child is not self._child, limit)
+            if child is not self._child:
+                return None
+            if not child.ready:
+                return self._overdue(child, limit)
             self._last += 1
             number = self._last
+            question = write(number, what, domain, timeout, *known_ids)
             self._asked[number] = reply
             try:
-                child.socket.send(write(number, what, domain, timeout, *known_ids))
+                child.socket.send(question)
             except BlockingIOError:
-                self._kill(child)
+                failure = self._overdue(child, _FULL)
+                if not child.killed:
+                    del self._asked[number]
+                    return failure
             except OSError as error:
                 log.debug("asking the resolver process: %s", error)
-        # DNS and HTTPS have the time each.
-        limit = (2 * timeout if what == RESOLVE else timeout) + _SLACK
         try:
             return reply.get(timeout=limit)
         except queue.Empty:
-            if time.monotonic() > child.heard + max(limit, 0.0 if child.ready else _START):
-                self._kill(child)
-            return Failure(Cause.PROCESS, "it does not answer")
+            return self._overdue(child, limit)
         finally:
             self._asked.pop(number, None)
 
-    def _kill(self, child: _Child) -> None:
-        """End a process that has said nothing for as long as a lookup may take."""
-        if not child.killed:
+    def _overdue(self, child: _Child, limit: float) -> Failure:
+        """End a process that has said nothing for longer than `limit` seconds."""
+        silent = time.monotonic() - child.heard
+        if not child.killed and silent > max(limit, 0.0 if child.ready else _START):
             child.killed = True
             log.error("the resolver process hangs: it is killed")
             child.process.kill()
+        return Failure(Cause.PROCESS, "it does not answer")
 
     def _result(self, message: bytes) -> Result:
         try:
@@ -245,7 +258,7 @@ class ResolverProcess:
             for one in (ours, theirs):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_MESSAGE)
             # One system call a message, where Python's own timeout would poll before.
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 1, 0))
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _FULL, 0))
             try:
                 process = _spawn(theirs)
             except BaseException:
@@ -256,7 +269,9 @@ class ResolverProcess:
         child = _Child(process, ours, now)
         try:
             with self._lock:
-                ours.send(write(0, HELLO, {**self._settings, "level": level}))
+                # That it has ended already is met where it is listened to.
+                with contextlib.suppress(ConnectionError):
+                    ours.send(write(0, HELLO, {**self._settings, "level": level}))
                 self._child = child
                 self._lock.notify_all()
             self._tried.set()
@@ -298,7 +313,9 @@ class ResolverProcess:
         _, what, values = read(message)
         match what, values:
             case "hello", [str(version)]:
-                child.ready = True
+                with self._lock:
+                    child.ready = True
+                    self._lock.notify_all()
                 if version != __version__:
                     log.error(
                         "stsresolver was %s when this daemon started and is %.40s now:"
@@ -319,13 +336,18 @@ class ResolverProcess:
             # A copy: who is woken takes his number out.
             for waiting in list(self._asked.values()):
                 waiting.put(None)
+            # And who waits for its first word.
+            self._lock.notify_all()
+        if child.told or self._closed.is_set():
+            # By itself it would begin what was asked of it first, which nobody waits for.
+            child.process.kill()
         try:
             status = child.process.wait(_END)
         except (subprocess.TimeoutExpired, OSError):
             # OSError: a clock that jumps makes the wait's own sleep fail.
             child.process.kill()
             status = child.process.wait()
-        if status == 0 and child.told:
+        if child.told:
             log.debug("the resolver process ended as it was told to")
         elif not self._closed.is_set():
             self.losses += 1

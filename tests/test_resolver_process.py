@@ -1054,6 +1054,63 @@ def test_one_with_other_settings_follows_at_once(served, process, monkeypatch):
         assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
 
 
+# What has 1 worker answers nothing, and is slow to see that it is told to end.
+STUBBORN = """
+one = json.loads(settings)[2]["workers"] == 1
+if one and not early:
+    hello()
+while one:
+    time.sleep(60)
+hello()
+while True:
+    say(asked()[0], "id", "new")
+"""
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["at work", "still loading"])
+def test_one_that_does_not_end_is_not_waited_for(process, child, caplog, early):
+    child(f"early = {early}\n{STUBBORN}")
+    one = process(workers=1)
+    pid = pid_of(one)
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(one.lookups(TIMEOUT).policy_id, "example.com")
+        wait_for(lambda: one._lock._waiters if early else one.under_way, "the lookup")
+        one.change(2, {})
+        assert found.result() == "new"
+    assert one.pid != pid
+    assert one.losses == 0
+    assert errors(caplog) == []
+
+
+def test_more_questions_while_it_loads_than_the_socket_holds(process, child, caplog, monkeypatch):
+    child("""
+time.sleep(1.5)
+hello()
+while True:
+    say(asked()[0], "id", "new")
+""")
+    monkeypatch.setattr(resolver_process, "MAX_MESSAGE", 10_000)
+    lookups = process(workers=200).lookups(TIMEOUT)
+    with ThreadPoolExecutor(200) as threads:
+        found = list(threads.map(lookups.policy_id, (f"{n}.example" for n in range(200))))
+    assert found == ["new"] * 200
+    assert errors(caplog) == []
+
+
+def test_one_that_ended_before_it_was_told_anything_is_one_loss(process, caplog, monkeypatch):
+    def spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
+        started = subprocess.Popen(["/bin/false"], stdin=theirs.fileno(), process_group=0)
+        os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
+        return started
+
+    monkeypatch.setattr(resolver_process, "_spawn", spawn)
+    monkeypatch.setattr(resolver_process, "_PAUSE", 30.0)
+    one = process()
+    wait_for(lambda: one.losses, "its end")
+    one.close()
+    assert one.losses == len(errors(caplog)) == 1
+
+
 def test_one_that_ends_of_itself_is_an_error(process, child, caplog):
     child("hello()\nasked()\nos._exit(0)")
     one = process()
