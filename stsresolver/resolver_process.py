@@ -363,15 +363,22 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
     environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
     # Each arena of glibc's allocator keeps what its threads no longer use.
     environment.setdefault("MALLOC_ARENA_MAX", "2")
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", f"{__package__}.resolving"],
-        stdin=theirs.fileno(),
-        stdout=subprocess.DEVNULL,
-        cwd="/",
-        env=environment,
-        # The terminal's Ctrl-C is for the daemon.
-        process_group=0,
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", f"{__package__}.resolving"],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+            env=environment,
+            # The terminal's Ctrl-C is for the daemon.
+            process_group=0,
+        )
+    except OSError as error:
+        # A virtual environment's Python is a link; what cannot be run may be what it leads to.
+        real = os.path.realpath(sys.executable)
+        if error.filename == sys.executable != real:
+            error.filename2 = real
+        raise
 
 
 def _how(status: int) -> str:

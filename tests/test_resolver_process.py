@@ -742,6 +742,13 @@ def test_a_first_start_without_a_thread(served, monkeypatch):
             ResolverProcess(2, served.settings).start()
 
 
+def test_a_first_start_of_a_link_that_leads_nowhere(served, monkeypatch, tmp_path):
+    (tmp_path / "python3").symlink_to(tmp_path / "no-python")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    with pytest.raises(StartError, match=r"python3' -> '.*/no-python'$"):
+        ResolverProcess(2, served.settings).start()
+
+
 def test_a_later_start_that_fails(served, process, caplog, monkeypatch):
     monkeypatch.setattr(resolver_process, "_PAUSE", 0.05)
     monkeypatch.setattr(resolver_process, "_WAIT", 0.05)
