@@ -5,7 +5,7 @@ leaves out or leaves empty has its built-in default, or raise `ConfigError` with
 thing that is wrong:
 
     /etc/mta-sts-daemon.yml:7: default_zone.timeout: found the text "abc"; allowed: a number of \
-seconds, over 0 and at most 40
+seconds, over 0 and at most 3600
 
 The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: `owner`, `group`,
 `workers`, `log`, `metrics`, `https_proxy`, `no_proxy`, `tlsrpt` in a zone, `unused_after` in
@@ -243,13 +243,22 @@ def _redis(entry: Entry, *, by_sentinels: bool = False) -> RedisCache | None:
     try:
         _, warnings = redis_settings(options, by_sentinels=by_sentinels)
     except RedisOptionsError as error:
-        name, _, sentence = str(error).partition(": ")
-        at = entries.get(name.partition(".")[0])
-        at.wrong(sentence) if at else entry.wrong(str(error))
+        at, sentence = _placed(str(error), entries, entry)
+        at.wrong(sentence)
         return None
     for warning in warnings:
-        entry.warn(warning)
+        at, sentence = _placed(warning, entries, entry)
+        at.warn(sentence)
     return RedisCache(options, **values)
+
+
+def _placed(text: str, entries: Mapping[str, Entry], options: Entry) -> tuple[Entry, str]:
+    """Return the entry that a sentence about an option names, and the sentence without the name.
+
+    An option that is missing, or a part of a URL, has no entry: then `options` has the sentence.
+    """
+    name, sentence = re.split(r"\.|: ", text, maxsplit=1)
+    return (entries[name], sentence) if name in entries else (options, shown(text, len(text)))
 
 
 def _zones(entry: Entry) -> dict[str, Zone | None]:
@@ -258,6 +267,11 @@ def _zones(entry: Entry) -> dict[str, Zone | None]:
         if not _is_one_word(name):
             # Postfix asks "name SP key": it could never ask for this one.
             zone.problem("such a zone name", "one without white space and control characters")
+        if name == "default_zone":
+            zone.warn(
+                "is a zone of that name alone; for every other name, write default_zone at the top"
+                " level, not below zones"
+            )
         zones[name] = zone.read(_zone)
     return zones
 

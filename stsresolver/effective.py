@@ -19,7 +19,7 @@ from dataclasses import fields, is_dataclass, replace
 
 import yaml
 
-from .cache.redis_options import connection_options, redis_settings
+from .cache.redis_options import address_options, redis_settings
 from .configfile import ConfigError, shown
 from .proxy import ProxyError, from_environment
 from .settings import Config, InternalCache, Proxy, RedisCache, SqliteCache
@@ -127,10 +127,8 @@ def _redis(sources: Sources, cache: RedisCache) -> Iterator[str]:
     if cache.by_sentinels:
         values |= {"sentinels": found.sentinels, "sentinel_master_name": found.master}
         values |= found.sentinel_keywords
-    plain, _ = connection_options({})
-    defaults = {"prefix": plain.prefix, "max_connections": plain.max_connections, **plain.keywords}
     for name, value in values.items():
-        source = _redis_source(sources, cache, name, value, defaults.get(name))
+        source = _redis_source(sources, cache, name)
         if isinstance(value, Mapping):
             yield f"    {name}:"
             for inner, held in value.items():
@@ -139,20 +137,16 @@ def _redis(sources: Sources, cache: RedisCache) -> Iterator[str]:
             yield _line(f"    {name}", _masked(name, value), source)
 
 
-def _redis_source(
-    sources: Sources, cache: RedisCache, name: str, value: object, default: object
-) -> str:
+def _redis_source(sources: Sources, cache: RedisCache, name: str) -> str:
     at = "cache.options."
-    own = cache.options.get(name)
-    url = next((each for each in ("url", "address") if at + each in sources), None)
-    # A part of the URL wins over the option of the same meaning.
-    if at + name in sources and (url is None or str(own) == str(value)):
-        return _source(sources, at + name)
-    if value == default:
-        return _DEFAULT
-    for other in (*_OLD_NAMES.get(name, ()), url or name):
-        if at + other in sources:
-            return f"{_source(sources, at + other)}, {other}"
+    url = next((each for each in ("url", "address") if at + each in sources), "")
+    parts = address_options(url, cache.options[url]) if url else {}
+    for option in (name, *_OLD_NAMES.get(name, ())):
+        # A part of the URL wins over the option of the same meaning.
+        written = url if option in parts else option
+        if at + written in sources:
+            source = _source(sources, at + written)
+            return source if written == name else f"{source}, {written}"
     return _DEFAULT
 
 

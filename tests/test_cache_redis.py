@@ -22,9 +22,11 @@ from stsresolver.sts import Mode, Policy
 
 pytest.importorskip("redis")
 
+import redis
+from redis.sentinel import MasterNotFoundError
 from redis_server import RedisServer, eventually, free_port
 
-from stsresolver.cache.redis import MARGIN, RedisStore
+from stsresolver.cache.redis import MARGIN, RedisStore, _Sentinels
 from stsresolver.cache.redis_options import connection_options, sentinel_options
 
 _numbers = itertools.count()
@@ -456,6 +458,84 @@ def test_two_processes_with_24_clients(server, store, prefix):
         last = max(at for name, at in written if name == domain)
         assert store.get(domain).fetched == last, "the latest is lost"
     assert len(store.due(NOW + 2 * DAY, 100)) == 10
+
+
+class Asked:
+    """A sentinel that says what it is told to, or raises it."""
+
+    def __init__(self, port, says):
+        self.port, self.says = port, says
+
+    def sentinel_masters(self):
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+    def get_connection_kwargs(self):
+        return {"host": "h", "port": self.port}
+
+
+MASTER = {
+    "ip": "192.0.2.1",
+    "port": 6379,
+    "is_master": True,
+    "is_sdown": False,
+    "is_odown": False,
+    "num-other-sentinels": 1,
+}
+OURS = {"ours": MASTER}
+AWAY = redis.ConnectionError("Error 111 connecting to h:1. Connection refused.")
+
+
+@pytest.mark.parametrize(
+    ("says", "options", "address", "why"),
+    [
+        ([OURS], {}, "192.0.2.1", "it knows"),
+        ([AWAY, OURS], {}, "192.0.2.1", "the next one is asked"),
+        ([redis.ResponseError("NOAUTH"), OURS], {}, "192.0.2.1", "one that says no is no end"),
+        ([{}, OURS], {}, "192.0.2.1", "one that knows others"),
+        ([OURS], {"min_other_sentinels": 1}, "192.0.2.1", "there are enough of them"),
+        ([OURS], {"force_master_ip": "192.0.2.9"}, "192.0.2.9", "as the file says"),
+    ],
+)
+def test_a_sentinel_knows_the_master(says, options, address, why):
+    sentinels = _Sentinels([], **options)
+    sentinels.sentinels = asked = [Asked(port, one) for port, one in enumerate(says)]
+    assert sentinels.discover_master("ours") == (address, 6379), why
+    assert sentinels.sentinels == asked[-1:] + asked[:-1], "the first to be asked next time"
+
+
+@pytest.mark.parametrize(
+    ("says", "sentence", "why"),
+    [
+        (AWAY, "Error 111 connecting to h:1. Connection refused", "it says the address itself"),
+        (redis.TimeoutError("Timeout reading from socket"), "h:1: Timeout reading from socket",
+         "it does not"),
+        (redis.ConnectionError(), "h:1: ConnectionError", "it says nothing at all"),
+        (redis.ResponseError("NOAUTH"), "h:1: NOAUTH", "it wants a password"),
+        ({}, "h:1: knows no master ours that can be used", "another name"),
+        ({"ours": MASTER | {"is_sdown": True}}, "h:1: knows no master ours that can be used",
+         "away"),
+        (OURS, "h:1: knows no master ours that can be used", "it sees too few others"),
+    ],
+)  # fmt: skip
+def test_no_sentinel_knows_the_master(says, sentence, why):
+    sentinels = _Sentinels([], min_other_sentinels=2)
+    sentinels.sentinels = [Asked(1, says), Asked(2, {})]
+    with pytest.raises(MasterNotFoundError) as caught:
+        sentinels.discover_master("ours")
+    assert str(caught.value) == f"{sentence}; h:2: knows no master ours that can be used", why
+
+
+def test_all_sentinels_are_away():
+    pairs = [["127.0.0.1", free_port()] for _ in range(3)]
+    options = {"sentinel_master_name": "ours", "sentinels": pairs}
+    store = RedisStore(sentinel_options(options)[0])
+    with contextlib.closing(store), pytest.raises(StoreError) as caught:
+        store.get("example.com")
+    _, _, why = str(caught.value).partition("): ")
+    reasons = (f"Error 111 connecting to {host}:{port}. Connection refused" for host, port in pairs)
+    assert why == f"no sentinel knows a master ({'; '.join(reasons)})"
 
 
 def test_a_sentinel_s_failover(tmp_path, prefix):

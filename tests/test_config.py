@@ -243,8 +243,6 @@ GOOD = [
      Config(zones=dict.fromkeys(["123", "007", "on", "~", "1.50"], Zone())),
      "a zone's name is what is written"),
     ("zones: {münchen: }", Config(zones={"münchen": Zone()}), "any script"),
-    ("zones: {default_zone: {timeout: 5}}", Config(zones={"default_zone": Zone(timeout=5)}),
-     "a name like any other"),
     ("proactive_policy_fetching: {grace_ratio: 1.5}",
      Config(proactive=Proactive(grace_ratio=1.5)), "a fraction"),
     ("proactive_policy_fetching: {grace_ratio: 1, interval: 1, concurrency_limit: 1}",
@@ -593,11 +591,48 @@ def test_cache_types(text, cache, why):
     assert found.warnings == ()
 
 
-def test_old_names_of_redis_options_are_a_warning():
-    found = parse("cache:\n  type: redis\n  options:\n    address: redis://r/2\n    minsize: 5\n")
-    assert found.cache.options == {"address": "redis://r/2", "minsize": 5}
-    assert any("minsize" in line for line in found.warnings)
-    assert all(line.startswith("f.yml:3: cache.options: ") for line in found.warnings)
+REDIS_WARNINGS = [
+    ("redis", "minsize: 5", "5: cache.options.minsize: ignored, ", "an older name, on its line"),
+    ("redis", "db: 7", "5: cache.options.db: ignored, the url says it too", "twice"),
+    ("redis", "socket_timeout: 1", "", "nothing to say"),
+    ("redis_sentinel", "minsize: 5", "6: cache.options.minsize: ignored, ", "of the other type"),
+    (
+        "redis_sentinel",
+        "sentinel_kwargs: {minsize: 5}",
+        "6: cache.options.sentinel_kwargs: minsize: ignored, ",
+        "one below",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "option", "begins", "why"), REDIS_WARNINGS)
+def test_what_is_passed_over_is_a_warning_on_its_line(kind, option, begins, why):
+    where = {"redis": "url: redis://r/2", "redis_sentinel": "sentinel_master_name: m"}[kind]
+    if kind == "redis_sentinel":
+        where += "\n    sentinels: [[a, 1]]"
+    found = parse(f"cache:\n  type: {kind}\n  options:\n    {where}\n    {option}\n")
+    assert option.partition(":")[0] in found.cache.options
+    assert len(found.warnings) == bool(begins), why
+    assert all(line.startswith(f"f.yml:{begins}") for line in found.warnings), why
+
+
+def test_what_a_url_says_is_a_warning_of_the_section():
+    found = parse("cache:\n  type: redis\n  options:\n    url: redis://r/2?encoding=x\n")
+    assert found.warnings == ("f.yml:3: cache.options: encoding: ignored, what is stored is UTF-8",)
+
+
+def test_a_zone_that_is_called_default_zone_passes_with_a_warning():
+    found = parse("zones:\n  default_zone:\n    timeout: 5\n")
+    assert found == Config(zones={"default_zone": Zone(timeout=5)})
+    assert found.warnings == (
+        "f.yml:2: zones.default_zone: is a zone of that name alone; for every other name, write"
+        " default_zone at the top level, not below zones",
+    )
+
+
+def test_the_docstring_shows_what_is_said():
+    (problem,) = problems("\n" * 6 + "default_zone: {timeout: abc}", "/etc/mta-sts-daemon.yml")
+    assert problem in config.__doc__
 
 
 CACHE_BAD = [
@@ -618,10 +653,23 @@ CACHE_BAD = [
         "a misspelt option has its own line",
     ),
     (
-        "cache:\n  type: redis_sentinel\n",
-        "f.yml:1: cache: sentinels: ",
-        "no options",
+        "cache:\n  type: redis\n  options:\n    cache_sise: 7\n",
+        "f.yml:4: cache.options.cache_sise: there is no such option (did you mean cache_size?);"
+        " allowed: url, cache_size, ",
+        "what is allowed, the memory's option included",
     ),
+    (
+        "cache:\n  type: redis\n  options: {'a.\\nb': 7}\n".replace("'", '"'),
+        "f.yml:3: cache.options: a.\\nb: there is no such option",
+        "one line, whatever an option is called",
+    ),
+    (
+        "cache:\n  type: redis_sentinel\n  options:\n    sentinel_kwargs: {x: 1}\n"
+        "    sentinel_master_name: m\n    sentinels: [[a, 1]]",
+        "f.yml:4: cache.options.sentinel_kwargs: x: there is no such option",
+        "an option of the sentinels has a name, too",
+    ),
+    ("cache:\n  type: redis_sentinel\n", "f.yml:1: cache: sentinels: is missing", "no options"),
 ]
 
 

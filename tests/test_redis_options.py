@@ -102,7 +102,11 @@ def test_warnings(options, warning, why):
     ("options", "text", "why"),
     [
         ({"hots": "h"}, r"hots: there is no such option \(did you mean host\?\)", "a slip"),
-        ({7: "h"}, "7: there is no such option", "no name at all"),
+        ({7: "h"}, "7: there is no such option; allowed: url, cache_size, ", "no name at all"),
+        ({"urls": "redis://h"}, r".* \(did you mean url\?\)", "a slip, in what is taken apart"),
+        ({"addres": "redis://h"}, r".* \(did you mean address\?\)", "a slip, in an older name"),
+        ({"max_size": 7}, r".* \(did you mean maxsize\?\)", "in another older name"),
+        ({"cache_sise": 7}, r".* \(did you mean cache_size\?\)", "in what is the memory's"),
         ({"connection_pool": 1}, "connection_pool: there is no such option", "no file can say it"),
         ({"sentinels": TWO}, "sentinels: there is no such option", "of the other type"),
         ({"url": "redis://h?hots=1"}, "hots: there is no such option", "in a query"),
@@ -187,7 +191,10 @@ class TestSentinel:
     @pytest.mark.parametrize(
         ("options", "text", "why"),
         [
-            ({"sentinels": None}, "sentinels: only a list", "missing"),
+            ({"sentinels": None}, "sentinels: is missing$", "missing"),
+            ({"sentinels": None, "sentinel": TWO},
+             r"sentinel: there is no such option \(did you mean sentinels\?\); allowed: sentinels",
+             "the slip before what is missing for it"),
             ({"sentinels": []}, "sentinels: only a list", "nobody to ask"),
             ({"sentinels": "a:1"}, "sentinels: only a list", "no list"),
             ({"sentinels": ["a:1"]}, "sentinels: only a list", "no pairs"),
@@ -198,9 +205,10 @@ class TestSentinel:
             ({"sentinel_master_name": None}, "sentinel_master_name: is missing", "missing"),
             ({"host": "h"}, "host: there is no such option", "the sentinels say where"),
             ({"sentinel_kwargs": 1}, "sentinel_kwargs: is no section", "no section"),
-            ({"sentinel_kwargs": {"x": 1}}, "sentinel_kwargs.x: there is no such", "below"),
+            ({"sentinel_kwargs": {"x": 1}},
+             "sentinel_kwargs.x: there is no such option; allowed: db, ", "below"),
         ],
-    )
+    )  # fmt: skip
     def test_wrong_options(self, options, text, why):
         given = {"sentinel_master_name": "m", "sentinels": TWO, **options}
         with pytest.raises(RedisOptionsError, match=f"^{text}"):

@@ -68,9 +68,7 @@ class RedisStore:
         self._sentinels: list[redis.Redis] = []
         if settings.sentinels:
             of_sentinels["sentinel_kwargs"] = _checked(asking)
-            # Any: redis-py has no types for this class.
-            make: Any = Sentinel
-            sentinel = make(settings.sentinels, **of_sentinels)
+            sentinel: Any = _Sentinels(settings.sentinels, **of_sentinels)
             self._sentinels = sentinel.sentinels
             self._redis: redis.Redis = sentinel.master_for(settings.master, **keywords)
         else:
@@ -213,6 +211,36 @@ class RedisStore:
             self._warned[key] = None
         text = "%s: the key %a is damaged or another program's, and left as it is: %s"
         log.warning(text, self._name, key[:300], why)
+
+
+class _Sentinels(Sentinel):
+    """redis-py's, but for what is said when none knows a master.
+
+    redis-py would print its clients, each longer than a line of the log.
+    """
+
+    def __init__(self, *args: Any, force_master_ip: str | None = None, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)  # type: ignore[no-untyped-call]
+        # redis-py 5.0 does not know this one.
+        self._master_ip = force_master_ip
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Return the master's address. Raise `MasterNotFoundError` with each sentinel's reason."""
+        reasons = []
+        asked: list[Any] = self.sentinels
+        for sentinel in asked:
+            try:
+                state = sentinel.sentinel_masters().get(service_name)
+                if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+                    # The first to be asked next time.
+                    self.sentinels = [sentinel, *(one for one in asked if one is not sentinel)]
+                    return self._master_ip or state["ip"], state["port"]
+                why = f"knows no master {service_name} that can be used"
+            except redis.RedisError as error:
+                why = str(error).rstrip(".") or type(error).__name__
+            address = "{host}:{port}".format_map(sentinel.get_connection_kwargs())
+            reasons.append(why if address in why else f"{address}: {why}")
+        raise MasterNotFoundError("; ".join(reasons))
 
 
 def _checked(keywords: Any) -> dict[str, Any]:

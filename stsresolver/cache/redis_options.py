@@ -58,7 +58,7 @@ def connection_options(options: Options) -> Result:
     """
     warnings: list[str] = []
     given = _with_address(options, warnings)
-    values = _read(given, _OURS | _WHERE | _HOW, warnings)
+    values = _read(given, _OURS | _WHERE | _HOW, warnings, beside=("url", "cache_size"))
     path = values.get("unix_socket_path")
     if path is not None:
         if values.get("ssl"):
@@ -78,9 +78,10 @@ def sentinel_options(options: Options) -> Result:
     """Return the settings of type `redis_sentinel`; otherwise as `connection_options`."""
     warnings: list[str] = []
     given = {name: value for name, value in options.items() if value is not None}
-    sentinels = _sentinels(given.pop("sentinels", None))
-    kwargs = given.pop("sentinel_kwargs", {})
-    values = _read(given, _OURS | _HOW | _SENTINEL, warnings)
+    where, kwargs = given.pop("sentinels", None), given.pop("sentinel_kwargs", {})
+    beside = ("sentinels", "sentinel_kwargs", "cache_size")
+    values = _read(given, _OURS | _HOW | _SENTINEL, warnings, beside=beside)
+    sentinels = _sentinels(where)
     master = values.pop("sentinel_master_name", "")
     if not master:
         raise RedisOptionsError("sentinel_master_name: is missing")
@@ -88,7 +89,7 @@ def sentinel_options(options: Options) -> Result:
         raise RedisOptionsError("sentinel_kwargs: is no section of options")
     # One after the other is asked; all of them together get the time of one connection.
     timeout = values["socket_connect_timeout"] / len(sentinels)
-    own = _read({"timeout": timeout, **kwargs}, _HOW, warnings, "sentinel_kwargs.")
+    own = _read({"timeout": timeout, **kwargs}, _HOW, warnings, place="sentinel_kwargs.")
     of_sentinels: dict[str, Any] = {"sentinel_kwargs": own}
     for name in ("min_other_sentinels", "force_master_ip"):
         if name in values:
@@ -203,7 +204,11 @@ _SENTINEL: dict[str, _Kind] = {
     "min_other_sentinels": _whole(0, 1000),
     "force_master_ip": _host,
 }
-_OLD_NAMES = {"maxsize": "max_connections", "create_connection_timeout": "socket_connect_timeout"}
+_OLD_NAMES = {
+    "address": "url",
+    "maxsize": "max_connections",
+    "create_connection_timeout": "socket_connect_timeout",
+}
 _IGNORED = {
     "minsize": "connections are made when they are needed",
     "parser": "redis-py chooses its own",
@@ -216,9 +221,19 @@ _IGNORED = {
 
 
 def _read(
-    given: Options, known: Mapping[str, _Kind], warnings: list[str], place: str = ""
+    given: Options,
+    known: Mapping[str, _Kind],
+    warnings: list[str],
+    *,
+    place: str = "",
+    beside: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Return the options under today's names with their defaults, each checked by its kind."""
+    """Return the options under today's names with their defaults, each checked by its kind.
+
+    `place`: what stands before their names, dotted; `beside`: what may stand there and is read
+    elsewhere.
+    """
+    names = (*beside, *known)
     values: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:
@@ -228,8 +243,10 @@ def _read(
             continue
         today = _OLD_NAMES.get(name, name)
         if today not in known:
-            close = _guess(name, known)
-            raise RedisOptionsError(f"{place}{name}: there is no such option{close}")
+            close = _guess(name, (*names, *(old for old in _OLD_NAMES if _OLD_NAMES[old] in names)))
+            raise RedisOptionsError(
+                f"{place}{name}: there is no such option{close}; allowed: {', '.join(names)}"
+            )
         if today != name and given.get(today) is not None:
             raise RedisOptionsError(f"{place}{name}: is the old name of {today}, which is there")
         try:
@@ -257,14 +274,17 @@ def _with_address(options: Options, warnings: list[str]) -> dict[str, object]:
     ]
     if more:
         raise RedisOptionsError(f"{name}: says where Redis is, and so does {more[0]}; give one")
-    parts = _address(name, given.pop(name))
+    parts = address_options(name, given.pop(name))
     for twice in sorted(parts.keys() & given.keys()):
         warnings.append(f"{twice}: ignored, the {name} says it too")
     return given | parts
 
 
-def _address(name: str, value: object) -> dict[str, object]:
-    """Return the options that an address says: a URL, a path, or a pair of host and port."""
+def address_options(name: str, value: object) -> dict[str, object]:
+    """Return the options that an address says: a URL, a path, or a pair of host and port.
+
+    Raise `RedisOptionsError` if it is none; `name`: the option that has it.
+    """
     if isinstance(value, list | tuple) and len(value) == 2:
         return {"host": value[0], "port": value[1]}
     if isinstance(value, str) and value.startswith("/"):
@@ -298,6 +318,8 @@ def _address(name: str, value: object) -> dict[str, object]:
 
 
 def _sentinels(value: object) -> tuple[tuple[str, int], ...]:
+    if value is None:
+        raise RedisOptionsError("sentinels: is missing")
     pairs = value if isinstance(value, list | tuple) else ()
     try:
         if not pairs:
