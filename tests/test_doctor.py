@@ -175,7 +175,8 @@ SUGGESTIONS = [
     (Config(), OURS, "the built-in address"),
     (Config(host="::", port=1), "socketmap:inet:[::1]:1:postfix", "everywhere"),
     (UNIX, "socketmap:unix:mta-sts/socket:postfix", "works with and without chroot"),
-    (Config(path="/run/s", zones={"z": Zone()}), "socketmap:unix:/run/s:z", "with the zone"),
+    (Config(path="/run/s"), "socketmap:unix:/run/s:postfix", "outside the queue directory"),
+    (Config(zones={"z": Zone()}), OURS, "no zone that is meant for another client"),
 ]
 
 

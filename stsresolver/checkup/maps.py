@@ -172,17 +172,19 @@ def socket_access(
 
 
 def suggestion(config: Config, clients: tuple[Client, ...] = ()) -> str:
-    """Return the table that asks the daemon."""
-    zone = next(iter(config.zones), "postfix")
+    """Return the table that asks the daemon.
+
+    Its zone is `postfix`, as in the manual: that of this name, if there is one, or `default_zone`.
+    """
     if config.path is None:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-        return f"socketmap:inet:{f'[{host}]' if ':' in host else host}:{config.port}:{zone}"
+        return f"socketmap:inet:{f'[{host}]' if ':' in host else host}:{config.port}:postfix"
     path = os.path.abspath(config.path)
     for client in clients:
         queue = client["queue_directory"].rstrip("/") + "/"
         if path.startswith(queue):
-            return f"socketmap:unix:{path.removeprefix(queue)}:{zone}"
-    return f"socketmap:unix:{path}:{zone}"
+            return f"socketmap:unix:{path.removeprefix(queue)}:postfix"
+    return f"socketmap:unix:{path}:postfix"
 
 
 def _inside(client: Client, config: Config, zone: str) -> str:
