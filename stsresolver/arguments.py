@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from .output import complain, say
 from .version import __version__
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Arguments(argparse.ArgumentParser):
@@ -21,3 +25,11 @@ class Arguments(argparse.ArgumentParser):
         """Print how the program is used, and end it."""
         self.print_usage(sys.stderr)
         self.exit(os.EX_USAGE, f"{self.prog}: {message}\n")
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # argparse's own passes over what could not be written, and all its texts come here.
+        text = message.removesuffix("\n")
+        if file is sys.stderr:
+            complain(text)
+        else:
+            say(self.prog, text)

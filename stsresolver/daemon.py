@@ -4,7 +4,8 @@ Exit statuses are those of sysexits.h: 0 after a stop that was asked for, 1 afte
 requests unanswered (asked for twice, or past shutdown_timeout), 64 for wrong arguments, 69 for an
 address that cannot be listened on, 71 for a child that cannot be started, 73 for a file that cannot
 be written, 77 for a user it cannot become, 78 for a wrong configuration. `--check-config` ends with
-0 or 78, `--doctor` with 0, 78, or 1 where it found a problem.
+0 or 78, `--doctor` with 0, 78, or 1 where it found a problem; both with 74 or 141 where what they
+say cannot be printed (`output`).
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ from dataclasses import replace
 from . import listeners
 from .arguments import Arguments
 from .cache import StoreError
+from .cache.opening import open_cache
 from .config import DEFAULT_PATH, ConfigError, load
 from .files import stamp
 from .logs import LEVELS, Log
 from .orders import Orders
+from .output import complain, say
 from .pidfile import PidfileError, pidfile
 from .privileges import PrivilegeError, become, group_id, user_id
 from .proxy import ProxyError, from_environment
 from .resolver_process import StartError
 from .server import SocketmapServer
 from .service import Service
-from .settings import Config, LogSettings, Proxy
+from .settings import Config, LogSettings, Proxy, RedisCache
 from .systemd import ServiceManager, listen_fds
 from .version import __version__
 
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             status, why = os.EX_CONFIG, str(error)
         except listeners.ListenError as error:
-            status, why = os.EX_UNAVAILABLE, f"cannot listen on {error}"
+            status, why = os.EX_UNAVAILABLE, str(error)
         except StartError as error:
             status, why = os.EX_OSERR, str(error)
         except PrivilegeError as error:
@@ -92,7 +95,7 @@ def _arguments() -> Arguments:
 
 def _refuse(status: int, message: str) -> int:
     for line in message.splitlines():
-        print(f"mta-sts-daemon: {line}", file=sys.stderr)
+        complain(f"mta-sts-daemon: {line}")
     return status
 
 
@@ -103,9 +106,9 @@ def _look(config: Config, source: str, options: argparse.Namespace) -> int:
         from .effective import effective  # noqa: PLC0415
 
         for warning in config.warnings:
-            print(f"mta-sts-daemon: warning: {warning}", file=sys.stderr)
+            complain(f"mta-sts-daemon: warning: {warning}")
         for line in effective(config, source, os.environ):
-            print(line)
+            say("mta-sts-daemon", line)
         return os.EX_OK
     from .doctor import examine  # noqa: PLC0415
 
@@ -119,14 +122,39 @@ def _configuration(path: str | None) -> tuple[Config, str]:
             return Config(), f"built-in defaults: there is no {DEFAULT_PATH}"
         path = DEFAULT_PATH
     config = load(path)
+    _check_host(config, path)
+    return config, path
+
+
+def _check_host(config: Config, path: str) -> None:
+    """Raise `ConfigError` for all that the file `path` wants and this host does not have."""
+    problems: list[tuple[int, str]] = []
+
+    def lacks(key: str, what: str) -> None:
+        line = config.lines[key]
+        problems.append((line, f"{path}:{line}: {what}"))
+
+    accounts = (("owner", config.owner, user_id), ("group", config.group, group_id))
+    for key, account, number in accounts:
+        try:
+            if config.path is not None and account is not None:
+                number(account)
+        except PrivilegeError as error:
+            lacks(key, f"{key}: {error}")
+    # The extras are loaded now, because the user that the daemon becomes may not be able to.
     if config.metrics is not None:
         try:
-            # Now, because the user that the daemon becomes may not be able to read it.
             from . import metrics  # noqa: F401, PLC0415
         except ImportError as error:
-            where = f"{path}:{config.lines['metrics']}: metrics"
-            raise ConfigError(f"{where}: {error}: pip install 'stsresolver[metrics]'") from error
-    return config, path
+            lacks("metrics", f"metrics: {error}: pip install 'stsresolver[metrics]'")
+    if isinstance(config.cache, RedisCache):
+        try:
+            # Nothing is connected before it is needed.
+            open_cache(config.cache, config.cache_grace).close()
+        except StoreError as error:
+            lacks("cache.type", str(error))
+    if problems:
+        raise ConfigError(*(text for _, text in sorted(problems)))
 
 
 def _run(config: Config, source: str, options: argparse.Namespace, manager: ServiceManager) -> int:
@@ -136,7 +164,7 @@ def _run(config: Config, source: str, options: argparse.Namespace, manager: Serv
         try:
             output = Log(LEVELS[options.verbosity], settings)
         except OSError as error:
-            raise CannotWrite(f"{settings.file}: {error.strerror}") from error
+            raise CannotWrite(f"{settings.file}: cannot be written: {error.strerror}") from error
         cleanup.callback(output.close)
         log.info("stsresolver %s, configuration: %s", __version__, source)
         for warning in config.warnings:

@@ -21,6 +21,7 @@ from itertools import chain
 from .checkup import Finding, Level, access, fine, host, maps, problem, tls, warning
 from .checkup.postconf import Client, NoPostfix, PostconfError, Postfix, read
 from .configfile import shown
+from .output import say
 from .proxy import ProxyError, from_environment
 from .settings import Config
 
@@ -197,4 +198,5 @@ def _print(name: str, finding: Finding) -> None:
     line = f"{finding.level.value:<8} {name}: {finding.text}"
     if finding.remedy:
         line += f"; remedy: {finding.remedy}"
-    print(shown(line, len(line)).encode("ascii", "backslashreplace").decode(), flush=True)
+    line = shown(line, len(line)).encode("ascii", "backslashreplace").decode()
+    say("mta-sts-daemon", line)

@@ -1,7 +1,7 @@
 """The sockets that the daemon listens on: TCP over IPv4 and IPv6, or one UNIX socket, or those that
 the service manager has opened already, of either kind.
 
-Every function raises `ListenError` with a sentence that names the address and says why.
+Every function raises `ListenError`, whose text names the address and says why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 class ListenError(OSError):
-    """An address cannot be listened on."""
+    """An address cannot be listened on; it is made with the address and the reason."""
+
+    def __str__(self) -> str:
+        return f"cannot listen on {super().__str__()}"
 
 
 def listen_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:

@@ -139,7 +139,7 @@ class Syslog:
                 self._connected().send(data)
         except OSError as error:
             self.close()
-            self._complain(error)
+            self._complain(f"{self._path}: {error.strerror}: log lines are lost")
             raise
         self._complained = False
 
@@ -160,11 +160,10 @@ class Syslog:
             self._socket = connection
         return self._socket
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, text: str) -> None:
         if not self._complained and sys.stderr is not None:
-            text = f"mta-sts-daemon: {self._path}: {error.strerror}: log lines are lost\n"
             with contextlib.suppress(OSError):
-                os.write(sys.stderr.fileno(), text.encode())
+                os.write(sys.stderr.fileno(), f"mta-sts-daemon: {text}\n".encode())
         self._complained = True
 
 

@@ -34,7 +34,7 @@ def pidfile(path: str) -> Iterator[None]:
     except PidfileError:
         raise
     except OSError as error:
-        raise PidfileError(f"{path}: {error.strerror}") from error
+        raise PidfileError(f"{path}: cannot be written: {error.strerror}") from error
     ours = stamp(path)
     try:
         yield

@@ -1,7 +1,8 @@
 """mta-sts-query: look up one domain's policy and say what it is, or why there is none.
 
 Exit statuses: 0 there is a policy (or the known id is still published), 1 there is none, 2 it
-could not be found out, 64 for wrong arguments and for an `https_proxy` that cannot be used.
+could not be found out, 64 for wrong arguments and for an `https_proxy` that cannot be used, 74 and
+141 where the result cannot be printed (`output`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 from .arguments import Arguments
 from .domains import a_labels
+from .output import complain, say
 from .proxy import ProxyError, from_environment
 from .resolver import Resolver
 from .results import Failure, Found, Lookup, NoPolicy, NotChanged
@@ -27,17 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         domain = a_labels(options.domain)
     except ValueError as error:
-        print(f"mta-sts-query: {error}", file=sys.stderr)
+        complain(f"mta-sts-query: {error}")
         return os.EX_USAGE
     try:
         proxy = from_environment(os.environ)
     except ProxyError as error:
-        print(f"mta-sts-query: https_proxy in the environment: {error}", file=sys.stderr)
+        complain(f"mta-sts-query: https_proxy in the environment: {error}")
         return os.EX_USAGE
     known_ids = () if options.known_id is None else (options.known_id,)
     result = Resolver(options.timeout, proxy=proxy).resolve(domain, *known_ids)
     for line in _described(domain, result, verbose=options.verbose):
-        print(_shown(line))
+        say("mta-sts-query", _shown(line))
     match result:
         case Found() | NotChanged():
             return _POLICY

@@ -27,11 +27,17 @@ TOLD = {
     ("server", "_complain"): (0, ""),
     ("connections", "_complain"): (0, "no new connections for now: "),
     ("logs", "_lost"): (1, f"{HOLE} lost: "),
+    ("logtargets", "_complain"): (0, "mta-sts-daemon: "),
     ("config", "warn"): (0, f"{HOLE}: "),
+    ("daemon", "lacks"): (1, f"{HOLE}: "),
+    ("configfile", "wrong"): (0, f"{HOLE}: "),
     ("redis_options", "append"): (0, f"{HOLE}: "),
 }
 # What keeps the daemon from starting, or a store from being used.
-RAISED = {"StoreError", "ListenError", "PrivilegeError", "PidfileError", "CannotWrite"}
+RAISED = {
+    *("ConfigError", "StoreError", "ListenError"),
+    *("PrivilegeError", "PidfileError", "CannotWrite"),
+}
 
 
 @dataclass(frozen=True)
@@ -136,5 +142,5 @@ LINES = tuple(one for one in ALL_LINES if re.search("[a-z]{2}", one.text))
 # Modules that pass on a text which is made, and explained, elsewhere, or the system's own words.
 PASSING_ON = {
     *("daemon", "database", "layered", "notices"),
-    *("pidfile", "redis", "resolver_process", "server"),
+    *("redis", "resolver_process", "server"),
 }

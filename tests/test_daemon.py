@@ -302,7 +302,7 @@ def test_wrong_configuration_touches_nothing(refused, tmp_path):
 def test_file_that_cannot_be_written(refused, tmp_path, option, path, reason):
     status, lines = refused("-c", configuration(tmp_path, "port: 0\n"), option, path)
     assert status == 73
-    assert lines[-1] == f"mta-sts-daemon: {path}: {reason}"
+    assert lines[-1] == f"mta-sts-daemon: {path}: cannot be written: {reason}"
 
 
 @pytest.mark.parametrize(
@@ -355,6 +355,15 @@ def test_sqlite_file_that_cannot_be_used(start, tmp_path, filename, says, why):
     assert not pidfile.exists()
 
 
+WITHOUT_REDIS = """
+import sys
+sys.modules["redis"] = None
+from stsresolver import daemon, service
+sys.exit(daemon.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("looks", [[], ["--check-config"], ["--doctor"]])
 @pytest.mark.parametrize(
     "cache",
     [
@@ -362,19 +371,36 @@ def test_sqlite_file_that_cannot_be_used(start, tmp_path, filename, says, why):
         "{type: redis_sentinel, options: {sentinel_master_name: m, sentinels: [[127.0.0.1, 1]]}}",
     ],
 )
-def test_redis_without_the_extra(start, cache):
-    program = """
-import sys
-sys.modules["redis"] = None
-from stsresolver import daemon, service
-sys.exit(daemon.main(sys.argv[1:]))
-"""
-    daemon = start(f"port: 0\ncache: {cache}\n", program=[sys.executable, "-c", program])
+def test_redis_without_the_extra(start, cache, looks):
+    program = [sys.executable, "-c", WITHOUT_REDIS, *looks]
+    daemon = start(f"port: 0\ncache: {cache}\n", program=program)
     assert daemon.ends() == 78
-    line = daemon.log.read_text().splitlines()[-1]
-    assert line.startswith("mta-sts-daemon: cache: a Redis cache needs redis-py 5 or later:")
+    [line] = daemon.log.read_text().splitlines()
+    place = f"{daemon.process.args[-1]}:2"
+    assert line.startswith(f"mta-sts-daemon: {place}: cache: a Redis cache needs redis-py 5 or ")
     assert "pip install 'stsresolver[redis]'" in line
-    assert "Traceback" not in daemon.log.read_text()
+
+
+@pytest.mark.parametrize("looks", [[], ["--check-config"], ["--doctor"]])
+def test_all_that_this_host_lacks_is_named_with_its_line(refused, tmp_path, monkeypatch, looks):
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "stsresolver.cache.redis", raising=False)
+    text = f"group: nosuch\ncache:\n  type: redis\nowner: '4000000000'\npath: {tmp_path}/s\n"
+    config = configuration(tmp_path, text)
+    status, lines = refused("-c", config, *looks)
+    assert status == 78
+    assert [line.partition(" (")[0] for line in lines] == [
+        f"mta-sts-daemon: {config}:1: group: there is no group 'nosuch'",
+        f"mta-sts-daemon: {config}:3: cache: a Redis cache needs redis-py 5 or later:"
+        " pip install 'stsresolver[redis]'",
+        f"mta-sts-daemon: {config}:4: owner: there is no user '4000000000'",
+    ]
+
+
+def test_owner_and_group_do_not_count_without_a_path(start):
+    daemon = start("port: 0\nowner: nosuch\ngroup: nosuch\n")
+    daemon.addresses()
+    assert daemon.stop() == 0
 
 
 @as_root
@@ -650,15 +676,16 @@ def test_host_name(start):
 
 
 @pytest.mark.parametrize("reuse_port", ["true", "false"])
-def test_busy_port(start, reuse_port):
+def test_busy_port(start, tmp_path, reuse_port):
+    log = tmp_path / "log"
     [listener] = listen_tcp("127.0.0.1", 0, reuse_port=False)
     with listener:
         port = listener.getsockname()[1]
-        daemon = start(f"port: {port}\nreuse_port: {reuse_port}\n")
+        daemon = start(f"port: {port}\nreuse_port: {reuse_port}\n", "-l", log)
         assert daemon.ends() == 69
-    assert daemon.log.read_text().splitlines()[-1] == (
-        f"mta-sts-daemon: cannot listen on 127.0.0.1 port {port}: Address already in use"
-    )
+    why = f"cannot listen on 127.0.0.1 port {port}: Address already in use"
+    assert daemon.log.read_text().splitlines()[-1] == f"mta-sts-daemon: {why}"
+    assert daemon.lines(log)[-1] == ("CRITICAL", f"not started: {why}")
 
 
 def test_second_instance_takes_over(start):
@@ -829,6 +856,9 @@ def test_reload_of_a_wrong_configuration_keeps_the_one_before(start_with_resolve
     with daemon.client() as client:
         path = rewrite(daemon, "port: 0\nzones: {zone: {require_sni: false, tmeout: 4}}\n")
         wait_for(daemon.has(f"not reloaded: {path}:2: zones.zone.tmeout: "), "the refusal")
+        assert client.ask(b"zone a.example") == SECURE
+        rewrite(daemon, "path: /s\ngroup: nosuch\nzones: {zone: {require_sni: false}}\n")
+        wait_for(daemon.has(f"not reloaded: {path}:2: group: there is no group"), "the refusal")
         assert client.ask(b"zone a.example") == SECURE
         path.unlink()
         daemon.process.send_signal(signal.SIGHUP)

@@ -7,6 +7,8 @@ import io
 import os
 import re
 import shlex
+import subprocess
+from dataclasses import fields
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from log_lines import ALL_LINES, CODE, HOLE, LINES, PASSING_ON, TOLD
 
 from stsresolver import daemon, query
+from stsresolver.config import Config, parse
 
 try:
     import docutils.core
@@ -35,6 +38,8 @@ FLOORS = ("faces", "service", "world", "grammar")
 # A file or directory of the checkout, as the pages name it.
 PLACES = "docs|etc|tests|bench|stsresolver|[.]ci"
 FILE = re.compile(rf"(?<![\w/.-])(?:{PLACES})/[\w./-]*|\b[A-Z]{{4,}}\.rst")
+# A key of the configuration with its value, as the pages and the files of etc/ write it.
+SETTING = re.compile(rf"`((?:{'|'.join(one.name for one in fields(Config))}): [^`]+)`")
 # What stands for something that the reader names.
 STAND_IN = re.compile(r"\b(?!README|CONTRIBUTING|CHANGELOG|SECURITY|MANIFEST|LICENSE)[A-Z]{3,}\b")
 # What a program is called with, to the end of the command.
@@ -105,6 +110,32 @@ def test_each_option_that_is_named_is_there(name):
                 if word.startswith("-") and word.partition("=")[0] not in OPTIONS[program]:
                     wrong.append(f"{program} {word}")
     assert wrong == []
+
+
+def test_each_setting_that_is_shown_is_taken():
+    texts = (CHECKOUT / name for name in PAGES)
+    files = (path for path in (CHECKOUT / "etc").rglob("*") if path.is_file())
+    shown = {
+        setting
+        for path in (*texts, *files)
+        for setting in SETTING.findall(" ".join(path.read_text(encoding="utf-8").split()))
+        if not STAND_IN.search(setting)
+    }
+    assert len(shown) > 5
+    for setting in shown:
+        parse(setting, setting)
+
+
+# Every block of these is what a reader types.
+TYPED = ["CONTRIBUTING.rst", "docs/moving.rst", "docs/troubleshooting.rst", "docs/upgrading.rst"]
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_each_command_is_whole(name):
+    for block in page(name).findall(nodes.literal_block):
+        text = block.astext()
+        done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), text
 
 
 # What the log can say, and why the daemon does not start.

@@ -553,5 +553,5 @@ def test_daemon_whose_log_file_cannot_be_opened(tmp_path):
         timeout=DEADLINE,
         check=False,
     )
-    reason = "/no/such/directory/log: No such file or directory"
+    reason = "/no/such/directory/log: cannot be written: No such file or directory"
     assert (run.returncode, run.stderr) == (73, f"mta-sts-daemon: {reason}\n")

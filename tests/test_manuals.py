@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stsresolver import __version__, arguments, config, daemon, query
+from stsresolver import __version__, arguments, config, daemon, output, query
 from stsresolver.cache import redis_options
 from stsresolver.config import Config, ConfigError, MetricsSettings, parse
 from stsresolver.effective import effective
@@ -90,7 +90,7 @@ def allowed(key, content):
     except ConfigError as error:
         for problem in error.problems:
             place, _, said = problem.partition(": ")
-            found = re.search(f"^{re.escape(key)}: (?:found .*?; allowed: |only )(.*)$", said)
+            found = re.search(f"^{re.escape(key)}: (?:.*?; allowed: |only )(.*)$", said)
             if found and place.startswith("file:"):
                 return re.sub(r" is allowed( \(.*\))?$", "", found[1])
     raise AssertionError(f"{key} takes anything")
@@ -124,16 +124,11 @@ def cache_options(kind):
     base = {"type": kind, "options": NEEDED[kind]}
     printed = "\n".join(effective(parse(yaml.safe_dump({"cache": base}), "file"), "", {}))
     defaults = yaml.safe_load(printed)["cache"]["options"]
-    if kind in ("internal", "sqlite"):
-        every = names("cache.options", {"cache": {"type": kind, "options": {"x": 1}}})
-    else:
-        every = ["cache_size", *redis_options._OURS, *redis_options._HOW]
-        if kind == "redis":
-            every += ["url", *redis_options._WHERE]
-        else:
-            every += [*SENTINELS, "min_other_sentinels", "force_master_ip"]
     found = {}
-    for name in every:
+    for name in names("cache.options", {"cache": base | {"options": NEEDED[kind] | {"x": 1}}}):
+        if name == "sentinel_kwargs":
+            # Nothing but a section, whose options are others.
+            continue
         content = {"cache": {"type": kind, "options": NEEDED[kind] | {name: [[]]}}}
         default = None if name in NEEDED[kind] else defaults.get(name)
         found[name] = allowed(f"cache.options.{name}", content), default
@@ -205,9 +200,18 @@ def test_every_option_of_the_cache_with_sentinels():
     assert set(common) - set(cache_options("redis_sentinel")) == {"url", *redis_options._WHERE}
 
 
+@pytest.mark.parametrize("name", redis_options._WHERE)
+def test_what_may_not_stand_beside_the_url(name):
+    (says,) = (text for text in sections(FILE)["Options of redis"]["url"] if "beside it" in text)
+    assert name in says
+    cache = {"type": "redis", "options": {"url": "redis://h", name: 1 if name == "port" else "h"}}
+    with pytest.raises(ConfigError, match=f"and so does {name}; give one"):
+        parse(yaml.safe_dump({"cache": cache}), "file")
+
+
 def test_older_names_of_redis_options():
     text = tree(FILE).astext()
-    for name in ("address", *redis_options._OLD_NAMES, *redis_options._IGNORED):
+    for name in (*redis_options._OLD_NAMES, *redis_options._IGNORED):
         assert name in text
 
 
@@ -291,9 +295,10 @@ def exit_statuses(*modules):
 
 
 def test_every_exit_status():
-    of_daemon = exit_statuses(daemon, arguments) | {0, 1}
+    of_both = exit_statuses(arguments, output) | {output.CLOSED}
+    of_daemon = exit_statuses(daemon) | of_both | {0, 1}
     assert set(sections(DAEMON)["EXIT STATUS"]) == {str(one) for one in of_daemon}
-    of_query = exit_statuses(query, arguments) | {query._POLICY, query._NONE, query._FAILURE}
+    of_query = exit_statuses(query) | of_both | {query._POLICY, query._NONE, query._FAILURE}
     assert set(sections(QUERY)["EXIT STATUS"]) == {str(one) for one in of_query}
 
 

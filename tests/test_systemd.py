@@ -448,7 +448,8 @@ def test_wrong_kind_of_socket(make, says, why):
         descriptor = os.dup(one.fileno())
         with pytest.raises(ListenError) as caught:
             take_over([descriptor])
-        assert str(caught.value) == f"descriptor {descriptor} of the service manager: {says}", why
+        where = f"descriptor {descriptor} of the service manager"
+        assert str(caught.value) == f"cannot listen on {where}: {says}", why
         with pytest.raises(OSError):
             os.fstat(descriptor)
 
