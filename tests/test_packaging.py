@@ -275,6 +275,22 @@ def test_a_daemon_elsewhere_is_named_to_whoever_starts_it(tmp_path):
     assert not host.drop_in.parent.exists()
 
 
+@pytest.mark.parametrize(
+    ("mine", "left", "why"),
+    [
+        ("", set(), "the file says itself where the daemon was"),
+        ("OPTIONS=-v debug\n", {"etc/default/mta-sts-daemon"}, "changed by somebody"),
+    ],
+)
+def test_removing_does_not_ask_where_the_daemon_was(tmp_path, mine, left, why):
+    host = Host(tmp_path, "/opt/stsresolver/bin/mta-sts-daemon")
+    assert host("--daemon", host.daemon, "init")[0] == 0
+    with host.settings[0].open("a") as file:
+        file.write(mine)
+    assert host("remove")[0] == 0
+    assert files(tmp_path) - host.empty == left, why
+
+
 def test_the_drop_in_goes_when_the_daemon_moves_to_usr_bin(host):
     elsewhere = host.root / "opt/mta-sts-daemon"
     elsewhere.parent.mkdir()

@@ -58,6 +58,13 @@ def test_the_library_example_runs(record, prints, tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out == prints
 
 
+@pytest.mark.parametrize("text", ["192.0.2.1", "[192.0.2.1]", "com", "a b", ""])
+def test_what_is_no_domain_name_raises_what_it_says(text):
+    assert "Text that is no domain name" in README
+    with pytest.raises(ValueError, match="no domain name"):
+        stsresolver.Resolver().resolve(text)
+
+
 @pytest.mark.parametrize("program", [daemon, query])
 def test_every_option_is_described(program, capsys):
     with pytest.raises(SystemExit):
