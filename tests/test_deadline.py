@@ -155,16 +155,16 @@ def test_a_connection_that_is_reset(accepted):
 
 
 def test_nothing_comes(accepted):
-    ours, _ = accepted(SHORT)
     with in_time(SHORT), pytest.raises(TimeoutError, match="nothing came in time"):
+        ours, _ = accepted(SHORT)
         ours.recv(3)
 
 
 def test_a_sender_without_end_ends_with_the_deadline(accepted):
     """There is always more to read, as in a flood, or never much, as from one that dribbles."""
-    ours, theirs = accepted(SHORT)
-    theirs.sendall(b"." * 100_000)
     with in_time(SHORT), pytest.raises(TimeoutError, match="the time limit is used up"):
+        ours, theirs = accepted(SHORT)
+        theirs.sendall(b"." * 100_000)
         while ours.recv(1):
             theirs.sendall(b".")
 
@@ -243,10 +243,10 @@ def test_nothing_to_send(accepted):
 
 
 def test_nobody_reads(accepted):
-    ours, _ = accepted(SHORT)
     # On a busy machine it may be over before it is waited for.
     text = "not everything could be sent in time|the time limit is used up"
     with in_time(SHORT), pytest.raises(TimeoutError, match=text):
+        ours, _ = accepted(SHORT)
         ours.sendall(bytes(50_000_000))
 
 
