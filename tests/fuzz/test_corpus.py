@@ -58,7 +58,7 @@ BROKEN = [
      b'[1,"found","-","version: STSv1\\nmode: none\\nmax_age: 1"]', "an id found that is none"),
     ("lookup_message", lookup_messages, "parse_policy", lambda body, size: LOOSE,
      b'[1,"found","1","x\\nmax_age: 1"]', "a policy found that is none"),
-    ("http_response", fetch, "_ERRORS", (), b"", "an error that passes"),
+    ("http_response", fetch, "ERRORS", (), b"", "an error that passes"),
     ("stored", sts, "MAX_POLICY_SIZE", 1 << 20, LARGEST, "a policy too large for an answer"),
 ]  # fmt: skip
 
