@@ -187,27 +187,28 @@ class ResolverProcess:
             child = self._child
             if child is None or self._closed.is_set():
                 return Failure(Cause.PROCESS, "there is none just now")
-            # It reads nothing before its first word, and the socket holds some hundred questions.
-            self._lock.wait_for(lambda: child.ready or child is not self._child, limit)
-            if child is not self._child:
-                return None
-            if not child.ready:
-                return self._overdue(child, limit)
             self._last += 1
             number = self._last
             question = write(number, what, domain, timeout, *known_ids)
             self._asked[number] = reply
-            try:
-                child.socket.send(question)
-            except BlockingIOError:
-                failure = self._overdue(child, _FULL)
-                if not child.killed:
-                    del self._asked[number]
-                    return failure
-            except OSError as error:
-                log.debug("asking the resolver process: %s", error)
         try:
-            return reply.get(timeout=limit)
+            end = time.monotonic() + limit
+            with self._lock:
+                # It reads nothing before its first word, and the socket holds some hundreds.
+                self._lock.wait_for(lambda: child.ready or child is not self._child, limit)
+                if child is not self._child:
+                    return None
+                if not child.ready:
+                    return self._overdue(child, limit)
+                try:
+                    child.socket.send(question)
+                except BlockingIOError:
+                    failure = self._overdue(child, _FULL)
+                    if not child.killed:
+                        return failure
+                except OSError as error:
+                    log.debug("asking the resolver process: %s", error)
+            return reply.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:
             return self._overdue(child, limit)
         finally:

@@ -1081,7 +1081,7 @@ def test_one_that_does_not_end_is_not_waited_for(process, child, caplog, early):
     pid = pid_of(one)
     with ThreadPoolExecutor(1) as threads:
         found = threads.submit(one.lookups(TIMEOUT).policy_id, "example.com")
-        wait_for(lambda: one._lock._waiters if early else one.under_way, "the lookup")
+        wait_for(lambda: one.under_way, "the lookup")
         one.change(2, {})
         assert found.result() == "new"
     assert one.pid != pid
@@ -1091,17 +1091,47 @@ def test_one_that_does_not_end_is_not_waited_for(process, child, caplog, early):
 
 def test_more_questions_while_it_loads_than_the_socket_holds(process, child, caplog, monkeypatch):
     child("""
-time.sleep(1.5)
+time.sleep(0.5)
 hello()
 while True:
     say(asked()[0], "id", "new")
 """)
     monkeypatch.setattr(resolver_process, "MAX_MESSAGE", 10_000)
+    # However busy this machine is.
+    monkeypatch.setattr(resolver_process, "_FULL", 30)
     lookups = process(workers=200).lookups(TIMEOUT)
     with ThreadPoolExecutor(200) as threads:
         found = list(threads.map(lookups.policy_id, (f"{n}.example" for n in range(200))))
     assert found == ["new"] * 200
     assert errors(caplog) == []
+
+
+def test_questions_that_wait_for_its_first_word_are_under_way(process, child):
+    child("asked()")
+    one = process(workers=4)
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(4):
+            threads.submit(one.lookups(TIMEOUT).policy_id, "example.com")
+        wait_for(lambda: one.under_way == 4, "the lookups to be counted")
+        one.close()
+    assert one.under_way == 0
+
+
+def test_one_that_answers_what_it_has_not_been_asked(process, child, caplog, monkeypatch):
+    """Its socket is full: the answers come before the questions."""
+    child("""
+hello()
+asked()
+for number in range(2, 100):
+    say(number, "id", "early")
+time.sleep(60)
+""")
+    monkeypatch.setattr(resolver_process, "MAX_MESSAGE", 3_000)
+    one = process(workers=90)
+    ready(one)
+    with ThreadPoolExecutor(90) as threads:
+        found = list(threads.map(one.lookups(0.5).policy_id, ("example.com",) * 90))
+    assert {type(each) for each in found} <= {str, Failure}
 
 
 def test_one_that_ended_before_it_was_told_anything_is_one_loss(process, caplog, monkeypatch):
