@@ -23,13 +23,9 @@ class Arguments(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print how the program is used, and end it."""
-        self.print_usage(sys.stderr)
-        self.exit(os.EX_USAGE, f"{self.prog}: {message}\n")
+        complain(f"{self.format_usage()}{self.prog}: {message}")
+        sys.exit(os.EX_USAGE)
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
-        # argparse's own passes over what could not be written, and all its texts come here.
-        text = message.removesuffix("\n")
-        if file is sys.stderr:
-            complain(text)
-        else:
-            say(self.prog, text)
+        # Help and version. argparse's own passes over what could not be written.
+        say(self.prog, message.removesuffix("\n"))

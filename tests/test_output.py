@@ -118,6 +118,22 @@ def test_standard_error_that_cannot_be_written_leaves_the_status(arguments, stat
     assert (done.returncode, done.stdout) == (status, ""), why
 
 
+CLOSED_ERROR = [
+    ("--unknown", ">/dev/full 2>&-", 64, "wrong arguments, and nobody to tell"),
+    ("--unknown", "2>&-", 64, "the usage is nothing for standard output"),
+    ("--version", ">&- 2>&-", 74, "what was asked for, nowhere"),
+]
+
+
+@pytest.mark.parametrize(("argument", "where", "status", "why"), CLOSED_ERROR)
+def test_standard_error_that_is_closed_leaves_the_status(argument, where, status, why):
+    command = ["/bin/sh", "-c", f'exec "$@" {where}', "sh", sys.executable, *DAEMON, argument]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (status, ""), why
+
+
 def test_both_in_one_pipe_whose_reader_has_gone(tmp_path):
     """As in `mta-sts-daemon --check-config 2>&1 | head -1`: a warning is written first."""
     file = tmp_path / "daemon.yml"
