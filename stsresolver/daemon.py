@@ -36,7 +36,7 @@ from .resolver_process import StartError
 from .server import SocketmapServer
 from .service import Service
 from .settings import Config, LogSettings, Proxy, RedisCache
-from .systemd import ServiceManager, listen_fds
+from .systemd import ServiceManager, hands_sockets, listen_fds
 from .version import __version__
 
 log = logging.getLogger("stsresolver.daemon")
@@ -49,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon. Return its exit status."""
     with ServiceManager() as manager:
         options = _arguments().parse_args(argv)
+        # Then path, owner and group do not count.
+        options.handed_sockets = hands_sockets()
         try:
-            config, source = _configuration(options.config)
+            config, source = _configuration(options)
             if options.check_config or options.doctor:
                 return _look(config, source, options)
             return _run(config, source, options, manager)
@@ -115,18 +117,19 @@ def _look(config: Config, source: str, options: argparse.Namespace) -> int:
     return examine(config, source, user=options.user, postfix_directory=options.postfix_config)
 
 
-def _configuration(path: str | None) -> tuple[Config, str]:
+def _configuration(options: argparse.Namespace) -> tuple[Config, str]:
     """Return the configuration and a word about where it comes from."""
+    path = options.config
     if path is None:
         if not os.path.exists(DEFAULT_PATH):
             return Config(), f"built-in defaults: there is no {DEFAULT_PATH}"
         path = DEFAULT_PATH
     config = load(path)
-    _check_host(config, path)
+    _check_host(config, path, makes_socket=config.path is not None and not options.handed_sockets)
     return config, path
 
 
-def _check_host(config: Config, path: str) -> None:
+def _check_host(config: Config, path: str, *, makes_socket: bool) -> None:
     """Raise `ConfigError` for all that the file `path` wants and this host does not have."""
     problems: list[tuple[int, str]] = []
 
@@ -137,7 +140,7 @@ def _check_host(config: Config, path: str) -> None:
     accounts = (("owner", config.owner, user_id), ("group", config.group, group_id))
     for key, account, number in accounts:
         try:
-            if config.path is not None and account is not None:
+            if makes_socket and account is not None:
                 number(account)
         except PrivilegeError as error:
             lacks(key, f"{key}: {error}")
@@ -279,7 +282,7 @@ def _serve_pages(
 def _reload(service: Service, options: argparse.Namespace) -> None:
     """Go by the configuration as it is now; by the one before, if something is wrong with it."""
     try:
-        config, source = _configuration(options.config)
+        config, source = _configuration(options)
         proxy = _proxy(config)
     except ConfigError as error:
         for line in str(error).splitlines():

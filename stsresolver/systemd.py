@@ -30,6 +30,11 @@ FIRST_DESCRIPTOR = 3
 _LAST_MESSAGES = 2.0
 
 
+def hands_sockets() -> bool:
+    """Say whether sockets are handed to this process, before `listen_fds` takes them."""
+    return os.environ.get("LISTEN_PID") == str(os.getpid()) and "LISTEN_FDS" in os.environ
+
+
 def listen_fds() -> list[int]:
     """Return the descriptors of the sockets that are handed to this process, from 3 upwards.
 

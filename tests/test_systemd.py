@@ -368,9 +368,8 @@ def test_sockets_take_the_place_of_the_configuration(start, path_manager, tmp_pa
     with contextlib.ExitStack() as stack:
         tcp = [stack.enter_context(listen_tcp("127.0.0.1", 0, reuse_port=False)[0]) for _ in "ab"]
         unix = stack.enter_context(listen_unix(str(path), 0o600))
-        daemon = start(
-            f"path: {other}\n", **hand_over(*tcp, unix), NOTIFY_SOCKET=path_manager.address
-        )
+        text = f"path: {other}\nowner: nosuch\n"
+        daemon = start(text, **hand_over(*tcp, unix), NOTIFY_SOCKET=path_manager.address)
         addresses: list[Address] = [*(one.getsockname() for one in tcp), str(path)]
         names = [f"127.0.0.1:{one.getsockname()[1]}" for one in tcp]
         status = f"Listening on {', '.join([*names, str(path)])}"
