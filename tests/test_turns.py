@@ -148,11 +148,11 @@ def test_a_wait_ends(crowd, seconds, comes, came):
     ours, theirs = crowd.pair()
 
     def job() -> None:
+        started = time.monotonic()
         if comes == 0.0:
             theirs.send(b".")
         elif comes is not None:
             later(comes, lambda: theirs.send(b"."))
-        started = time.monotonic()
         assert crowd.turns.wait(ours.fileno(), select.POLLIN, seconds) is came
         took = time.monotonic() - started
         # A timer counts from a moment before.
