@@ -11,8 +11,8 @@ from pathlib import Path
 # The checkout of this benchmark is what is measured, whether or not it is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from stsresolver.cache import Entry
-from stsresolver.sts import parse_policy
+from stsresolver.cache.entry import Entry
+from stsresolver.mta_sts.policy import parse_policy
 
 DAY = 86400
 MAX_AGE = 7 * DAY

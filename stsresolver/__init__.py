@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
-from .sts import Mode, Policy
+from .mta_sts.policy import Mode, Policy
+from .mta_sts.results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .resolver import Resolver
+    from .mta_sts.resolver import Resolver
 
 __all__ = [
     "Cause",
@@ -37,7 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # Loaded when asked for: the daemon's own process needs neither dnspython nor requests.
     if name == "Resolver":
-        from .resolver import Resolver  # noqa: PLC0415
+        from .mta_sts.resolver import Resolver  # noqa: PLC0415
 
         return Resolver
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,23 +20,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from . import listeners
-from .arguments import Arguments
-from .cache import StoreError
-from .cache.opening import open_cache
-from .config import DEFAULT_PATH, ConfigError, load
-from .files import stamp
-from .logs import LEVELS, Log
-from .orders import Orders
-from .output import complain, say
-from .pidfile import PidfileError, pidfile
-from .privileges import PrivilegeError, become, group_id, user_id
-from .proxy import ProxyError, from_environment
-from .resolver_process import StartError
-from .server import SocketmapServer
+from .cache.store import StoreError
+from .config.keys import DEFAULT_PATH, ConfigError, load
+from .config.settings import Config, LogSettings, RedisCache
+from .lookup.supervisor import StartError
+from .net.file_changes import stamp
+from .net.proxy import Proxy, ProxyError, from_environment
+from .process.arguments import Arguments
+from .process.daemon_log import LEVELS, Log
+from .process.output import complain, say
+from .process.pidfile import PidfileError, pidfile
+from .process.privileges import PrivilegeError, become, group_id, user_id
+from .process.signal_jobs import SignalJobs
+from .process.systemd import ServiceManager, hands_sockets, listen_fds
 from .service import Service
-from .settings import Config, LogSettings, Proxy, RedisCache
-from .systemd import ServiceManager, hands_sockets, listen_fds
+from .socketmap import listeners
+from .socketmap.server import SocketmapServer
+from .stores.opening import open_cache
 from .version import __version__
 
 log = logging.getLogger("stsresolver.daemon")
@@ -105,14 +105,14 @@ def _look(config: Config, source: str, options: argparse.Namespace) -> int:
     """Print the configuration, or what the doctor finds. Return the exit status."""
     # Loaded here: a daemon that serves needs none of it.
     if options.check_config:
-        from .effective import effective  # noqa: PLC0415
+        from .config.effective import effective  # noqa: PLC0415
 
         for warning in config.warnings:
             complain(f"mta-sts-daemon: warning: {warning}")
         for line in effective(config, source, os.environ):
             say("mta-sts-daemon", line)
         return os.EX_OK
-    from .doctor import examine  # noqa: PLC0415
+    from .doctor.examination import examine  # noqa: PLC0415
 
     return examine(config, source, user=options.user, postfix_directory=options.postfix_config)
 
@@ -147,7 +147,7 @@ def _check_host(config: Config, path: str, *, makes_socket: bool) -> None:
     # The extras are loaded now, because the user that the daemon becomes may not be able to.
     if config.metrics is not None:
         try:
-            from . import metrics  # noqa: F401, PLC0415
+            from .monitoring import metrics  # noqa: F401, PLC0415
         except ImportError as error:
             lacks("metrics", f"metrics: {error}: pip install 'stsresolver[metrics]'")
     if isinstance(config.cache, RedisCache):
@@ -215,7 +215,7 @@ def _ready(
     )
     cleanup.callback(server.server_close)
 
-    orders = Orders()
+    orders = SignalJobs()
 
     def stop(*_: object) -> None:
         manager.stopping(server.shutdown_timeout + CLEANUP)
@@ -268,8 +268,8 @@ def _serve_pages(
     if not sockets:
         return
     # The extra may be missing where nobody wants metrics.
-    from .metrics import pages  # noqa: PLC0415
-    from .pages import PageServer  # noqa: PLC0415
+    from .monitoring.http_server import PageServer  # noqa: PLC0415
+    from .monitoring.metrics import pages  # noqa: PLC0415
 
     made = pages(service, config.cache)
     for one in sockets:

@@ -13,12 +13,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .arguments import Arguments
-from .domains import a_labels
-from .output import complain, say
-from .proxy import ProxyError, from_environment
-from .resolver import Resolver
-from .results import Failure, Found, Lookup, NoPolicy, NotChanged
+from .mta_sts.resolver import Resolver
+from .mta_sts.results import Failure, Found, Lookup, NoPolicy, NotChanged
+from .net.domain_names import a_labels
+from .net.proxy import ProxyError, from_environment
+from .process.arguments import Arguments
+from .process.output import complain, say
 
 _POLICY, _NONE, _FAILURE = 0, 1, 2
 

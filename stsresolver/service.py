@@ -10,14 +10,15 @@ import functools
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 
-from .answer import Answers, ReplyCounts
 from .cache.layered import LayeredStore
-from .cache.opening import open_cache
-from .policies import Policies
-from .proactive import Proactive
-from .resolvers import Resolvers
-from .server import SocketmapServer
-from .settings import Config, Proxy
+from .config.settings import Config
+from .lookup.pool import ResolverPool
+from .net.proxy import Proxy
+from .policies.in_force import Policies
+from .policies.proactive import Proactive
+from .socketmap.answer import Answers, ReplyCounts
+from .socketmap.server import SocketmapServer
+from .stores.opening import open_cache
 
 # Keys whose change takes effect as soon as it is read.
 _CHANGEABLE = (
@@ -43,7 +44,7 @@ class Service:
         self.server = server
         self._config = config
         self.cache = open_cache(config.cache, config.cache_grace)
-        self.resolver = Resolvers(config.workers, _reach(proxy))
+        self.resolver = ResolverPool(config.workers, _reach(proxy))
         self.policies = Policies(
             self.cache,
             functools.cache(self.resolver.lookups),

@@ -17,10 +17,11 @@ from typing import TypeVar
 
 import cachetools
 
-from ..clock import Clock
-from ..tally import Tally
-from . import Entry, Store, StoreError
+from ..counters import Tally
+from .clock import Clock
+from .entry import Entry
 from .memory import MemoryStore
+from .store import Store, StoreError
 
 log = logging.getLogger(__name__)
 

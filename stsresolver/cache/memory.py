@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import cachetools
 
-from . import CLOCK_SKEW, Entry
+from .entry import CLOCK_SKEW, Entry
 
 # Entries read while the lock is held.
 _SOME = 500

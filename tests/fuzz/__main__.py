@@ -1,4 +1,4 @@
-"""Fuzz targets in turn, each in a process of its own: `python -m fuzz SECONDS [TARGET ...]`.
+"""Fuzz targets in turn, each in a process of its own: `python -m tests.fuzz SECONDS [TARGET ...]`.
 
 Exit status: 0 nothing was found, 1 something was, 2 wrong arguments or no atheris.
 """
@@ -37,7 +37,7 @@ def fuzz(target: str, seconds: int) -> bool:
         "print_final_stats": 1,
         "max_len": 4096,
     }
-    command = [sys.executable, "-m", "fuzz.one", target]
+    command = [sys.executable, "-m", "tests.fuzz.one", target]
     command += [f"-{name}={value}" for name, value in options.items()]
     command += [str(learnt), str(CORPUS / target)]
     # The same hashes give the same coverage.

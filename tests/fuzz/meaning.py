@@ -8,13 +8,12 @@ import math
 import re
 from collections.abc import Callable
 
-import postfix_grammar
-
-from stsresolver.answer import Answers
-from stsresolver.domains import policy_domain
-from stsresolver.policies import InForce
-from stsresolver.settings import Zone
-from stsresolver.sts import MAX_MAX_AGE, MAX_STORED_SIZE, Policy, parse_policy
+from stsresolver.config.settings import Zone
+from stsresolver.mta_sts.next_hop import policy_domain
+from stsresolver.mta_sts.policy import MAX_MAX_AGE, MAX_STORED_SIZE, Policy, parse_policy
+from stsresolver.policies.in_force import InForce
+from stsresolver.socketmap.answer import Answers
+from tests.support import postfix_grammar
 
 DOMAIN = "example.com"
 HEAD = b"version: STSv1\nmode: enforce\nmx: mail.example.com\nmx: *.example.net\nmax_age: 86400\n"

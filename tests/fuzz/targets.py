@@ -12,26 +12,23 @@ import socket
 from collections.abc import Callable, Mapping
 from unittest.mock import patch
 
-import postfix_grammar
-
-from stsresolver import config, fetch, lookup_messages, policy_host
-from stsresolver.answer import Answers
-from stsresolver.cache import Entry, legacy
-from stsresolver.cache.entry_json import from_json, to_json
-from stsresolver.deadline import Deadline
-from stsresolver.discovery import Discovery, DiscoveryError
-from stsresolver.dns_messages import Answer, Question
-from stsresolver.nameservers import NameServerError, NameServers
-from stsresolver.netstring import MAX_REQUEST, NetstringError, cut, encode
-from stsresolver.results import Cause, Failure, Found, NoPolicy, NotChanged
-from stsresolver.settings import Config, Zone
-from stsresolver.sts import (
-    Policy,
-    PolicyError,
-    RecordError,
-    domain_id,
-    parse_policy,
-)
+from stsresolver.cache.entry import Entry
+from stsresolver.config import keys
+from stsresolver.config.settings import Config, Zone
+from stsresolver.lookup import messages
+from stsresolver.mta_sts import fetch, http_adapter
+from stsresolver.mta_sts.discovery import Discovery, DiscoveryError
+from stsresolver.mta_sts.policy import Policy, PolicyError, parse_policy
+from stsresolver.mta_sts.record import RecordError, domain_id
+from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
+from stsresolver.net.deadline import Deadline
+from stsresolver.net.dns_messages import Answer, Question
+from stsresolver.net.nameservers import NameServerError, NameServers
+from stsresolver.socketmap.answer import Answers
+from stsresolver.socketmap.netstring import MAX_REQUEST, NetstringError, cut, encode
+from stsresolver.stores import older_daemon
+from stsresolver.stores.entry_json import from_json, to_json
+from tests.support import postfix_grammar
 
 from .meaning import (
     DOMAIN,
@@ -129,8 +126,8 @@ def next_hop(data: bytes) -> None:
 def configuration(data: bytes) -> None:
     """A configuration file."""
     try:
-        read = config.parse(data, "a.yml")
-    except config.ConfigError as error:
+        read = keys.parse(data, "a.yml")
+    except keys.ConfigError as error:
         assert error.problems
         for problem in error.problems:
             in_one_line(problem, ascii_only=False)
@@ -180,7 +177,7 @@ def dns_message(data: bytes) -> None:
         assert str(error)
 
 
-class Canned(policy_host.PolicyHostConnection):
+class Canned(http_adapter.PolicyHostConnection):
     """A connection to a policy host that has said all that it says, and no TLS."""
 
     said = b""
@@ -199,7 +196,7 @@ def http_response(data: bytes) -> None:
     """What a policy host sends: by itself, and as headers and body below a status line."""
     for answer in (data, b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n" + data):
         said = type("Said", (Canned,), {"said": answer})
-        with patch.object(policy_host, "PolicyHostConnection", said):
+        with patch.object(http_adapter, "PolicyHostConnection", said):
             result = FETCHER.fetch(DOMAIN)
         if isinstance(result, Failure):
             assert str(result)
@@ -224,7 +221,7 @@ def stored(data: bytes) -> None:
         is_sound(entry.policy)
         says_what_is_meant(entry.policy)
     try:
-        is_sound(legacy._policy(data))
+        is_sound(older_daemon._policy(data))
     except ValueError as error:
         assert str(error)
 
@@ -239,12 +236,12 @@ def with_policy(data: bytes) -> str:
 def lookup_message(data: bytes) -> None:
     """A message of the resolver process, which a stranger's text may have taken over."""
     try:
-        number, what, values = lookup_messages.read(data)
-        result = lookup_messages.read_result(what, values)
+        number, what, values = messages.read(data)
+        result = messages.read_result(what, values)
     except ValueError as error:
         assert str(error)
         return
-    assert lookup_messages.read(lookup_messages.write_result(number, result))[0] == number
+    assert messages.read(messages.write_result(number, result))[0] == number
     policy = result.policy if isinstance(result, Found) else result
     if isinstance(policy, Policy):
         is_sound(policy)

@@ -4,12 +4,15 @@ import re
 from http.client import HTTPException
 
 import pytest
-from postfix_grammar import Deferred
 
-from fuzz.corpus import CORPUS, inputs
-from fuzz.smaller import smaller
-from fuzz.targets import TARGETS
-from stsresolver import answer, configfile, discovery, fetch, lookup_messages, netstring, sts
+from stsresolver.config import yaml_schema
+from stsresolver.lookup import messages
+from stsresolver.mta_sts import discovery, fetch, policy, record
+from stsresolver.socketmap import answer, netstring
+from tests.fuzz.corpus import CORPUS, inputs
+from tests.fuzz.smaller import smaller
+from tests.fuzz.targets import TARGETS
+from tests.support.postfix_grammar import Deferred
 
 
 @pytest.mark.parametrize("path", inputs(), ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -33,33 +36,34 @@ LARGEST = (
 )  # fmt: skip
 
 # What no policy's text says.
-LOOSE = sts.Policy(sts.Mode.ENFORCE, ("a, ciphers=x",), 1, "x\nmax_age: 1")
+LOOSE = policy.Policy(policy.Mode.ENFORCE, ("a, ciphers=x",), 1, "x\nmax_age: 1")
 
 BROKEN = [
     ("netstring", netstring, "_LENGTH", re.compile(rb"([0-9]+):"), b"\x0001:a,",
      "a leading zero, that is refused only where it is seen alone"),
-    ("record", sts, "_ID", re.compile(rb".+"), b"v=STSv1; id=a-b", "an id that is none"),
+    ("record", record, "_ID", re.compile(rb".+"), b"v=STSv1; id=a-b", "an id that is none"),
     ("policy", answer, "_policy_strings", unfiltered, b"x: } match=evil.example {", "a brace"),
     ("policy", answer, "_MAX_STRINGS", 3, b"x: y", "a text that is left out though it fits"),
-    ("policy", sts, "_mx_pattern", lambda line, value: value, b"mx: a.com:b.com", "a separator"),
-    ("policy", sts, "_mx_pattern", lambda line, value: value, b"mx: a, ciphers=x", "an attribute"),
-    ("policy", sts, "_excerpt", bytes.decode, b"\x07", "a bell in an error"),
+    ("policy", policy, "_mx_pattern", lambda line, value: value, b"mx: a.com:b.com", "a separator"),
+    ("policy", policy, "_mx_pattern", lambda line, value: value, b"mx: a, ciphers=x",
+     "an attribute"),
+    ("policy", policy, "excerpt", bytes.decode, b"\x07", "a bell in an error"),
     ("next_hop", answer, "policy_domain", bytes.decode, b"x Example.Com", "no A-labels"),
-    ("configuration", configfile, "shown", lambda text, length=60: text, b'"a\\nb": 1',
+    ("configuration", yaml_schema, "shown", lambda text, length=60: text, b'"a\\nb": 1',
      "a second line in an error"),
-    ("dns_message", discovery, "RecordError", sts.SeveralRecords,
+    ("dns_message", discovery, "RecordError", record.SeveralRecords,
      CORPUS.joinpath("dns_message/seed-malformed-record").read_bytes(), "an error that passes"),
-    ("lookup_message", lookup_messages, "checked_id", bytes.decode, b'[1,"id","a b"]', "no id"),
-    ("lookup_message", lookup_messages, "checked_id", bytes.decode, b'[1,"not changed","a b"]',
+    ("lookup_message", messages, "checked_id", bytes.decode, b'[1,"id","a b"]', "no id"),
+    ("lookup_message", messages, "checked_id", bytes.decode, b'[1,"not changed","a b"]',
      "a known id that is none"),
-    ("lookup_message", lookup_messages, "checked_id", bytes.decode, b'[1,"failure","TLS","","-"]',
+    ("lookup_message", messages, "checked_id", bytes.decode, b'[1,"failure","TLS","","-"]',
      "an id with a failure that is none"),
-    ("lookup_message", lookup_messages, "checked_id", bytes.decode,
+    ("lookup_message", messages, "checked_id", bytes.decode,
      b'[1,"found","-","version: STSv1\\nmode: none\\nmax_age: 1"]', "an id found that is none"),
-    ("lookup_message", lookup_messages, "parse_policy", lambda body, size: LOOSE,
+    ("lookup_message", messages, "parse_policy", lambda body, size: LOOSE,
      b'[1,"found","1","x\\nmax_age: 1"]', "a policy found that is none"),
     ("http_response", fetch, "ERRORS", (), b"", "an error that passes"),
-    ("stored", sts, "MAX_POLICY_SIZE", 1 << 20, LARGEST, "a policy too large for an answer"),
+    ("stored", policy, "MAX_POLICY_SIZE", 1 << 20, LARGEST, "a policy too large for an answer"),
 ]  # fmt: skip
 
 
@@ -67,7 +71,7 @@ BROKEN = [
 def test_a_target_notices(monkeypatch, target, module, name, broken, data, why):
     TARGETS[target](data)
     monkeypatch.setattr(module, name, broken)
-    with pytest.raises((AssertionError, Deferred, sts.RecordError, HTTPException)):
+    with pytest.raises((AssertionError, Deferred, record.RecordError, HTTPException)):
         TARGETS[target](data)
         pytest.fail(f"not noticed: {why}", pytrace=False)
 
@@ -84,6 +88,6 @@ def test_what_was_found_is_made_smaller():
 
 def test_a_store_cannot_hold_more_than_the_network_may_send():
     """Its answer would be over 100,000 bytes, after which Postfix is out of step."""
-    assert sts.MAX_POLICY_SIZE < len(LARGEST) < sts.MAX_STORED_SIZE
-    with pytest.raises(sts.PolicyError, match="larger than 65536 bytes"):
-        sts.parse_policy(LARGEST, sts.MAX_STORED_SIZE)
+    assert policy.MAX_POLICY_SIZE < len(LARGEST) < policy.MAX_STORED_SIZE
+    with pytest.raises(policy.PolicyError, match="larger than 65536 bytes"):
+        policy.parse_policy(LARGEST, policy.MAX_STORED_SIZE)

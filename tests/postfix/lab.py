@@ -6,7 +6,7 @@ import socket
 import sys
 from pathlib import Path
 
-from socketmap_client import Client
+from tests.support.socketmap_client import Client
 
 from .mta import Mta
 from .namespace import ENVIRONMENT, Log, Namespace, Process, wait_until
@@ -34,7 +34,8 @@ zones:
 STORE_PAUSE = 0.4
 QUICK = f"""\
 import sys
-from stsresolver import daemon, proactive
+from stsresolver import daemon
+from stsresolver.policies import proactive
 from stsresolver.cache import layered
 layered.PAUSE = {STORE_PAUSE}
 proactive.TICK, proactive._LEASE = 0.2, 0.6

@@ -4,12 +4,12 @@ import shutil
 import sys
 
 import pytest
-from authority import Authority
 
-from stsresolver import doctor
-from stsresolver.checkup import Level
-from stsresolver.checkup.postconf import PostconfError, read
-from stsresolver.config import Config, Zone
+from stsresolver.config.keys import Config, Zone
+from stsresolver.doctor import examination
+from stsresolver.doctor.finding import Level
+from stsresolver.doctor.postconf import PostconfError, read
+from tests.support.authority import Authority
 
 from .conftest import unavailable
 from .mta import SOCKETMAP
@@ -54,7 +54,7 @@ def configure(tmp_path):
 def found(directory, config):
     """Return (level, text) of what is found, by the name of the check."""
     said = {}
-    for name, finding in doctor.findings(doctor.of_postfix(read(directory), config)):
+    for name, finding in examination.findings(examination.of_postfix(read(directory), config)):
         said.setdefault(name.removeprefix("Postfix, "), []).append((finding.level, finding.text))
     return said
 
@@ -134,7 +134,7 @@ def test_no_main_cf(tmp_path, configure):
 
 def test_where_postfix_has_it(configure, monkeypatch, capsys):
     monkeypatch.setenv("MAIL_CONFIG", configure())
-    doctor.examine(Config(path="/none"), "made up", resolv_conf="/none", dns_port=1)
+    examination.examine(Config(path="/none"), "made up", resolv_conf="/none", dns_port=1)
     lines = capsys.readouterr().out.splitlines()
     assert f", configuration in {configure()}" in next(
         line for line in lines if line.startswith("OK       Postfix: release")

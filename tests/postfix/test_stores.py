@@ -17,11 +17,12 @@ import time
 
 import pytest
 import redis
-from redis_server import unavailable
-from small_disk import small_disk
-from socketmap_client import Client
-from sqlite_files import assert_sound, raw
-from test_cache_legacy import body, make_old_file
+
+from tests.stores.test_older_daemon import body, make_old_file
+from tests.support.redis_server import unavailable
+from tests.support.small_disk import small_disk
+from tests.support.socketmap_client import Client
+from tests.support.sqlite_files import assert_sound, raw
 
 from .lab import STORE_PAUSE, policy
 from .namespace import ENVIRONMENT, wait_until

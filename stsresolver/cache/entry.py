@@ -1,0 +1,56 @@
+"""What is remembered of a domain with a policy.
+
+The times of an `Entry` are wall-clock seconds (`time.time()`), because a store may outlive the
+process and be shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..mta_sts.policy import Policy
+
+# A time further ahead than this comes from a clock that was wrong when it was stored (seconds).
+CLOCK_SKEW = 300.0
+# RFC 8461 §10.2: senders should check for changes once a day, whatever max_age allows.
+_RENEWAL = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A domain's policy and its history.
+
+    `id`: of the TXT record last seen. `fetched`: when the policy was fetched; expiry counts from
+    here alone. `checked`: when the record was last looked up, or the policy fetched. `asked`: when
+    mail last asked for the domain, to the day. `due`: when it is to be looked at again though
+    nobody asks. `failed` and `failure`: when and why the last attempt since the fetch failed; 0
+    and empty if none did.
+    """
+
+    domain: str
+    id: str
+    policy: Policy
+    fetched: float
+    checked: float
+    asked: float
+    due: float
+    failed: float = 0.0
+    failure: str = ""
+
+    @property
+    def end(self) -> float:
+        """When the policy ceases to be in force (RFC 8461 §3.2, max_age)."""
+        return self.fetched + self.policy.max_age
+
+    @property
+    def renewal(self) -> float:
+        """When the policy is due to be fetched again, although it is in force (§3.3)."""
+        return self.fetched + min(_RENEWAL, self.policy.max_age / 2)
+
+    def yields_to(self, other: Entry, now: float) -> bool:
+        """Say whether `other` may take this entry's place: one fetched earlier may not.
+
+        An entry from the future gives way to any, or a clock that once was ahead would stop
+        every later update.
+        """
+        return other.fetched >= self.fetched or self.fetched > now + CLOCK_SKEW

@@ -1,0 +1,70 @@
+"""What a place for entries must do: `Store`, and `Cache`, which never fails.
+
+Each method that goes by the time takes the present as an argument (wall-clock seconds). A store
+that fails raises `StoreError`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .entry import Entry
+
+
+class Store(Protocol):
+    """A place for entries, one a domain, used by any number of threads at once.
+
+    A store that fails (disk, network) raises `StoreError`; one that only remembers less than it
+    was given does not fail.
+    """
+
+    def get(self, domain: str) -> Entry | None:
+        """Return the entry of `domain`, expired ones included."""
+
+    def put(self, entry: Entry, now: float) -> None:
+        """Keep `entry`, unless the one that is there was fetched later (`Entry.yields_to`)."""
+
+    def touch(self, entry: Entry) -> None:
+        """Update times, id and failure of an entry whose policy is the stored one.
+
+        Nothing happens if the store holds no entry of that domain fetched at the same time.
+        """
+
+    def remove(self, entry: Entry) -> None:
+        """Forget `entry`, if it is still what the store holds for its domain."""
+
+    def due(self, now: float, limit: int) -> list[Entry]:
+        """Return at most `limit` entries that are due, those due for the longest first.
+
+        Due is also what was fetched in the future: its times come from a clock that was wrong.
+        """
+
+    def make_due(self, now: float) -> None:
+        """Let every entry be due."""
+
+    def purge(self, now: float, limit: int) -> int:
+        """Remove at most `limit` entries past their end; return how many were removed."""
+
+    def lease(self, holder: str, seconds: float, now: float) -> bool:
+        """Take or prolong the right to do the proactive work of this store for some `seconds`.
+
+        It saves work where several processes share a store: two holders at once do no harm.
+        """
+
+    def close(self) -> None:
+        """Give back what the store holds open. It is not used again."""
+
+
+class Cache(Store, Protocol):
+    """A store that never fails, and that can be looked into without waiting."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether what it does not know is not known at all: not while a part is out of reach."""
+
+    def peek(self, domain: str) -> Entry | None:
+        """Return the entry of `domain`, if neither disk nor network is needed for it."""
+
+
+class StoreError(Exception):
+    """A store could not be read or written; the text names it and says why."""

@@ -1,0 +1,179 @@
+"""The configuration that holds, written as the file could say it: `mta-sts-daemon --check-config`.
+
+One line a value, and beside each, as a comment, the line of the file that it comes from, or that
+it is the built-in default, or the environment's:
+
+    default_zone:
+      timeout: 10.0                         # line 12
+      require_sni: true                     # built-in default
+
+What is printed is YAML and gives the same configuration again, except for passwords, which are
+`***`. All of it is ASCII. No I/O.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+
+import yaml
+
+from ..net.proxy import Proxy, ProxyError, from_environment
+from .redis_options import address_options, redis_settings
+from .settings import Config, InternalCache, RedisCache, SqliteCache
+from .yaml_schema import ConfigError, shown
+
+_COMMENT = 44
+_SECRET = "***"
+# What the file calls a field of `Config` otherwise, and what no key stands for.
+_KEYS = {"proactive": "proactive_policy_fetching"}
+_NO_KEYS = ("warnings", "lines")
+# Names of aioredis for options of redis-py, see `redis_options`.
+_OLD_NAMES = {
+    "max_connections": ("maxsize",),
+    "socket_connect_timeout": ("create_connection_timeout", "timeout"),
+    "socket_timeout": ("timeout",),
+}
+_DEFAULT = "built-in default"
+
+# What is said of a value, by its dotted key.
+Sources = Mapping[str, str]
+
+
+def effective(config: Config, source: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines that say what holds. `source`: where the configuration comes from.
+
+    `environment` counts where the configuration names no proxy. Raise `ConfigError` if what it says
+    cannot be used.
+    """
+    sources = {place: f"line {line}" for place, line in config.lines.items()}
+    config = _with_environment(config, environment, sources)
+    yield f"# {_ascii(source)}"
+    for field in fields(config):
+        if field.name not in _NO_KEYS:
+            key = _KEYS.get(field.name, field.name)
+            yield from _item(sources, key, getattr(config, field.name))
+
+
+def _with_environment(
+    config: Config, environment: Mapping[str, str], sources: dict[str, str]
+) -> Config:
+    """Return the configuration with the proxy of the environment, and note that in `sources`."""
+    try:
+        proxy = from_environment(environment, config.https_proxy, config.no_proxy)
+    except ProxyError as error:
+        raise ConfigError(f"https_proxy in the environment: {error}") from error
+    if proxy is None:
+        return config
+    if config.https_proxy is None:
+        sources["https_proxy"] = "environment"
+    if config.no_proxy is None and proxy.no_proxy:
+        sources["no_proxy"] = "environment"
+    return replace(config, https_proxy=proxy, no_proxy=proxy.no_proxy)
+
+
+def _item(
+    sources: Sources, key: str, value: object, section: str = "", depth: int = 0
+) -> Iterator[str]:
+    """Yield the lines of a key and what it holds.
+
+    `section`: what stands before the key, dotted; `depth`: how many sections that are.
+    """
+    place = section + (shown(key) or '""')
+    name = "  " * depth + _scalar(key)
+    source = _source(sources, place)
+    if isinstance(value, InternalCache | SqliteCache | RedisCache):
+        yield from _cache(sources, value)
+    elif isinstance(value, Proxy):
+        # The names that are reached without it are a key of their own.
+        secret = f"{_SECRET}@" if value.authorization else ""
+        yield _line(name, f"http://{secret}{value}", source)
+    elif is_dataclass(value):
+        yield f"{name}:"
+        for field in fields(value):
+            held = getattr(value, field.name)
+            yield from _item(sources, field.name, held, f"{place}.", depth + 1)
+    elif isinstance(value, Mapping) and value:
+        yield f"{name}:"
+        for inner, held in value.items():
+            yield from _item(sources, inner, held, f"{place}.", depth + 1)
+    elif key == "mode" and isinstance(value, int):
+        yield _commented(f"{name}: 0{value:o}", source)
+    else:
+        yield _line(name, None if value == {} else value, source)
+
+
+def _cache(sources: Sources, cache: InternalCache | SqliteCache | RedisCache) -> Iterator[str]:
+    """Yield the lines of the key `cache`, whose options depend on its type."""
+    if isinstance(cache, RedisCache):
+        kind = "redis_sentinel" if cache.by_sentinels else "redis"
+    else:
+        kind = "internal" if isinstance(cache, InternalCache) else "sqlite"
+    yield "cache:"
+    yield _line("  type", kind, _source(sources, "cache.type"))
+    yield "  options:"
+    for field in fields(cache):
+        if field.name not in ("options", "by_sentinels"):
+            yield from _item(sources, field.name, getattr(cache, field.name), "cache.options.", 2)
+    if isinstance(cache, RedisCache):
+        yield from _redis(sources, cache)
+
+
+def _redis(sources: Sources, cache: RedisCache) -> Iterator[str]:
+    """Yield the options under today's names: a URL taken apart, older names replaced."""
+    found, _ = redis_settings(cache.options, by_sentinels=cache.by_sentinels)
+    values = {"prefix": found.prefix, "max_connections": found.max_connections, **found.keywords}
+    if cache.by_sentinels:
+        values |= {"sentinels": found.sentinels, "sentinel_master_name": found.master}
+        values |= found.sentinel_keywords
+    for name, value in values.items():
+        source = _redis_source(sources, cache, name)
+        if isinstance(value, Mapping):
+            yield f"    {name}:"
+            for inner, held in value.items():
+                yield _line(f"      {inner}", _masked(inner, held), source)
+        else:
+            yield _line(f"    {name}", _masked(name, value), source)
+
+
+def _redis_source(sources: Sources, cache: RedisCache, name: str) -> str:
+    at = "cache.options."
+    url = next((each for each in ("url", "address") if at + each in sources), "")
+    parts = address_options(url, cache.options[url]) if url else {}
+    for option in (name, *_OLD_NAMES.get(name, ())):
+        # A part of the URL wins over the option of the same meaning.
+        written = url if option in parts else option
+        if at + written in sources:
+            source = _source(sources, at + written)
+            return source if written == name else f"{source}, {written}"
+    return _DEFAULT
+
+
+def _source(sources: Sources, place: str) -> str:
+    return sources.get(place, _DEFAULT)
+
+
+def _masked(name: str, value: object) -> object:
+    return _SECRET if "password" in name else value
+
+
+def _line(name: str, value: object, source: str) -> str:
+    text = "" if value is None else f" {_scalar(value)}"
+    return _commented(f"{name}:{text}", source)
+
+
+def _commented(text: str, source: str) -> str:
+    return f"{text:<{_COMMENT}}  # {source}"
+
+
+def _scalar(value: object) -> str:
+    """Return a value as YAML on one line, quoted where YAML would read it as something else."""
+    if isinstance(value, tuple):
+        value = [list(one) if isinstance(one, tuple) else one for one in value]
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _ascii(text: str) -> str:
+    return shown(text, len(text)).encode("ascii", "backslashreplace").decode()

@@ -1,0 +1,345 @@
+"""The configuration file `mta-sts-daemon.yml`, read into the dataclasses of `settings`.
+
+`load` reads a file and `parse` a text. Both give a `Config` in which everything that the file
+leaves out or leaves empty has its built-in default, or raise `ConfigError` with one line for each
+thing that is wrong:
+
+    /etc/mta-sts-daemon.yml:7: default_zone.timeout: found the text "abc"; allowed: a number of \
+seconds, over 0 and at most 3600
+
+The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: `owner`, `group`,
+`workers`, `log`, `metrics`, `https_proxy`, `no_proxy`, `tlsrpt` in a zone, `unused_after` in
+`proactive_policy_fetching`. A zone has the built-in default for a key that it leaves out, not
+`default_zone`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ..net.proxy import Proxy, ProxyError, parse_no_proxy, parse_proxy
+from .redis_options import RedisOptionsError, redis_settings
+from .settings import (
+    CacheSettings,
+    Config,
+    InternalCache,
+    LogSettings,
+    MetricsSettings,
+    ProactiveSettings,
+    RedisCache,
+    SqliteCache,
+    Zone,
+)
+from .yaml_schema import (
+    NOTHING,
+    ConfigError,
+    Entry,
+    Refused,
+    Rule,
+    document,
+    guess,
+    number,
+    section,
+    shown,
+    string,
+    truth,
+)
+
+__all__ = [
+    "DEFAULT_PATH",
+    "CacheSettings",
+    "Config",
+    "ConfigError",
+    "InternalCache",
+    "LogSettings",
+    "MetricsSettings",
+    "ProactiveSettings",
+    "Proxy",
+    "RedisCache",
+    "SqliteCache",
+    "Zone",
+    "load",
+    "parse",
+]
+
+DEFAULT_PATH = "/etc/mta-sts-daemon.yml"
+
+# Far more than a configuration needs: what is longer is another file.
+FILE_BYTES_MAX = 1 << 20
+PORT_MAX = 65535
+# sockaddr_un.sun_path on Linux has 108 bytes, the final NUL among them (unix(7)).
+PATH_BYTES_MAX = 107
+MODE_MAX = 0o777
+# No policy lives longer (RFC 8461 §3.2).
+CACHE_GRACE_MAX = 31557600
+SHUTDOWN_TIMEOUT_MAX = 3600
+# A worker is a thread: more of them cost memory and wait for each other.
+WORKERS_MAX = 4096
+# More connections to one database would only wait for each other.
+THREADS_MAX = 1024
+# Postfix waits 100 s for an answer, which may take one time limit for DNS, one for HTTPS and up
+# to 10 s in line for a worker.
+TIMEOUT_USEFUL = 40
+TIMEOUT_MAX = 3600
+# No policy lives longer (RFC 8461 §3.2): a longer interval would renew nothing.
+INTERVAL_MAX = 31557600
+
+
+def load(path: str) -> Config:
+    """Read the configuration file `path`.
+
+    Raise `ConfigError` if it cannot be read, or for all that is wrong in it.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{shown(path, len(path))}: cannot be read: {reason}") from None
+    if len(content) > FILE_BYTES_MAX:
+        raise ConfigError(f"{shown(path, len(path))}: is larger than {FILE_BYTES_MAX} bytes")
+    return parse(content, path)
+
+
+def parse(text: bytes | str, name: str) -> Config:
+    """Read a configuration from `text`, which the messages call `name`. No I/O.
+
+    Raise `ConfigError` for all that is wrong in it, in the order of the lines.
+    """
+    root = document(text, name)
+    values = root.read(lambda entry: entry.section(_KEYS)) or {}
+    root.problems.check()
+    proactive = values.pop("proactive_policy_fetching", ProactiveSettings())
+    warnings, lines = tuple(root.problems.warnings), root.problems.lines
+    return Config(**values, proactive=proactive, warnings=warnings, lines=lines)
+
+
+_timeout = number(float, 0, TIMEOUT_MAX, over=True, unit="seconds")
+
+
+def _is_one_word(text: str) -> bool:
+    return text.isprintable() and text.split() == [text]
+
+
+def _is_socket_path(text: str) -> bool:
+    try:
+        return 0 < len(os.fsencode(text)) <= PATH_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
+
+
+def _mode(entry: Entry) -> int:
+    # 0666 is octal in YAML 1.1 and so it is in quotes; 666 is a decimal number.
+    allowed = f"an octal number with a leading zero, from 0 to 0{MODE_MAX:o}, such as 0660"
+    value = entry.value
+    if isinstance(value, str) and re.fullmatch("0(o?[0-7]+)?", value):
+        value = int(value, 8)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Refused(allowed)
+    decimal = re.fullmatch("[1-9][0-9_]*", entry.node.value)
+    meaning = f"the decimal number {entry.node.value}, which is mode 0{value:o}" if decimal else ""
+    if not 0 <= value <= MODE_MAX:
+        raise Refused(allowed, meaning and f"{meaning} (is a leading zero missing?)")
+    if meaning:
+        entry.warn(f"found {meaning} (is a leading zero missing?)")
+    return value
+
+
+def _account(entry: Entry) -> str:
+    value = entry.value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    if not isinstance(value, str) or not _is_one_word(value):
+        raise Refused("a name or a number of the system's accounts")
+    return value
+
+
+def _zone_timeout(entry: Entry) -> float:
+    seconds = _timeout(entry)
+    if seconds > TIMEOUT_USEFUL:
+        entry.warn(f"{TIMEOUT_USEFUL} seconds are used: Postfix gives up before a longer one ends")
+    return min(seconds, TIMEOUT_USEFUL)
+
+
+def _one_of(words: Collection[str]) -> Callable[[Entry], str]:
+    def rule(entry: Entry) -> str:
+        value = entry.value
+        if not isinstance(value, str) or value not in words:
+            raise Refused(", ".join(words), entry.found + guess(str(value), words))
+        return value
+
+    return rule
+
+
+def _https_proxy(entry: Entry) -> Proxy:
+    value = entry.value
+    try:
+        # What is no text is no URL, and "" is none either.
+        return parse_proxy(value if isinstance(value, str) else "")
+    except ProxyError as error:
+        found = error.found if isinstance(value, str) else ""
+        raise Refused(error.allowed, found) from None
+
+
+def _no_proxy(entry: Entry) -> tuple[str, ...]:
+    data = entry.data
+    names: list[Any] = data if isinstance(data, list) else [data]
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise Refused("names of hosts with commas between, or a list of them")
+    return parse_no_proxy(",".join(names))
+
+
+def _log(entry: Entry) -> LogSettings | None:
+    values = entry.section(_LOG)
+    target = values.get("target", "stderr")
+    if target == "file" and "file" not in values:
+        entry.wrong("file is missing: the name of the log file")
+        return None
+    if target in ("stderr", "syslog") and "file" in values:
+        entry.wrong(f"file is only for target: file, and the target is {target}")
+        return None
+    return LogSettings(**values)
+
+
+def _metrics(entry: Entry) -> MetricsSettings | None:
+    values = entry.section(_ADDRESS)
+    if "path" not in values and "port" not in values:
+        entry.wrong("port is missing, and so is path: where to listen")
+        return None
+    return MetricsSettings(**values)
+
+
+def _cache(entry: Entry) -> CacheSettings | None:
+    # Which options there are depends on the type.
+    values = entry.section({"type": _one_of(_CACHES), "options": lambda options: options})
+    kind = values.get("type", "internal")
+    if kind is None:
+        return None
+    options: Entry = values.get("options") or replace(entry, node=NOTHING)
+    return options.read(_CACHES[kind])
+
+
+def _sqlite(entry: Entry) -> SqliteCache | None:
+    values = entry.section(_SQLITE)
+    if "filename" not in values:
+        entry.wrong("filename is missing: the name of the database file")
+        return None
+    return SqliteCache(**values)
+
+
+def _redis(entry: Entry, *, by_sentinels: bool = False) -> RedisCache | None:
+    entries = {name: value for name, (_, value) in entry.entries().items()}
+    values: dict[str, Any] = {"by_sentinels": by_sentinels}
+    size = entries.pop("cache_size", None)
+    if size is not None and not size.is_empty:
+        values["cache_size"] = size.read(_CACHE_SIZE)
+    options = {name: value.data for name, value in entries.items()}
+    try:
+        _, warnings = redis_settings(options, by_sentinels=by_sentinels)
+    except RedisOptionsError as error:
+        at, sentence = _placed(str(error), entries, entry)
+        at.wrong(sentence)
+        return None
+    for warning in warnings:
+        at, sentence = _placed(warning, entries, entry)
+        at.warn(sentence)
+    return RedisCache(options, **values)
+
+
+def _placed(text: str, entries: Mapping[str, Entry], options: Entry) -> tuple[Entry, str]:
+    """Return the entry that a sentence about an option names, and the sentence without the name.
+
+    An option that is missing, or a part of a URL, has no entry: then `options` has the sentence.
+    """
+    name, sentence = re.split(r"\.|: ", text, maxsplit=1)
+    return (entries[name], sentence) if name in entries else (options, shown(text, len(text)))
+
+
+def _zones(entry: Entry) -> dict[str, Zone | None]:
+    zones = {}
+    for name, (_, zone) in entry.entries().items():
+        if not _is_one_word(name):
+            # Postfix asks "name SP key": it could never ask for this one.
+            zone.problem("such a zone name", "one without white space and control characters")
+        if name == "default_zone":
+            zone.warn(
+                "is a zone of that name alone; for every other name, write default_zone at the top"
+                " level, not below zones"
+            )
+        zones[name] = zone.read(_zone)
+    return zones
+
+
+_LOG: Mapping[str, Rule] = {
+    "format": _one_of(("text", "json")),
+    "target": _one_of(("stderr", "file", "syslog")),
+    "file": string("the name of a file", bool),
+}
+
+_zone = section(
+    Zone,
+    {
+        "strict_testing": truth,
+        "timeout": _zone_timeout,
+        "require_sni": truth,
+        "tlsrpt": truth,
+    },
+)
+
+_CACHE_SIZE = number(int, 1)
+_SQLITE: Mapping[str, Rule] = {
+    "filename": string("the name of a file", bool),
+    "threads": number(int, 1, THREADS_MAX),
+    "timeout": _timeout,
+    "cache_size": _CACHE_SIZE,
+}
+_CACHES: Mapping[str, Callable[[Entry], CacheSettings | None]] = {
+    "internal": section(InternalCache, {"cache_size": _CACHE_SIZE}),
+    "sqlite": _sqlite,
+    "redis": _redis,
+    "redis_sentinel": partial(_redis, by_sentinels=True),
+}
+
+_proactive = section(
+    ProactiveSettings,
+    {
+        "enabled": truth,
+        "interval": number(int, 1, INTERVAL_MAX, unit="seconds"),
+        "concurrency_limit": number(int, 1),
+        # Below 1, a policy would be left alone that is older than a whole interval.
+        "grace_ratio": number(float, 1),
+        "unused_after": number(int, 1, unit="seconds"),
+    },
+)
+
+_ADDRESS: Mapping[str, Rule] = {
+    "host": string(
+        "a host name or an IP address, in quotes if it looks like a number", _is_one_word
+    ),
+    "port": number(int, 0, PORT_MAX, note=" (0: the kernel chooses one)"),
+    "path": string(f"the name of a socket, 1 to {PATH_BYTES_MAX} bytes long", _is_socket_path),
+    "mode": _mode,
+}
+
+_KEYS: Mapping[str, Rule] = {
+    **_ADDRESS,
+    "owner": _account,
+    "group": _account,
+    "reuse_port": truth,
+    "cache_grace": number(float, 0, CACHE_GRACE_MAX, unit="seconds"),
+    "shutdown_timeout": number(float, 0, SHUTDOWN_TIMEOUT_MAX, unit="seconds"),
+    "workers": number(int, 1, WORKERS_MAX),
+    "log": _log,
+    "metrics": _metrics,
+    "https_proxy": _https_proxy,
+    "no_proxy": _no_proxy,
+    "cache": _cache,
+    "proactive_policy_fetching": _proactive,
+    "default_zone": _zone,
+    "zones": _zones,
+}

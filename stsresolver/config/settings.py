@@ -1,0 +1,147 @@
+"""The settings of the daemon, as plain frozen dataclasses with the built-in defaults.
+
+The faces read them from a file (`config`) and hand them down; nothing below reads YAML.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..net.proxy import Proxy
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """How the policies that one Postfix map name asks for are looked up and answered.
+
+    `strict_testing`: answer a policy of mode testing as if it were enforced.
+    `timeout`: seconds that DNS may take in all, and HTTPS as well.
+    `require_sni`: add `servername=hostname` to the answer (Postfix 3.4 and later).
+    `tlsrpt`: give the long answer of Postfix 3.10 and later, with the policy's own text.
+    """
+
+    strict_testing: bool = False
+    timeout: float = 4.0
+    require_sni: bool = True
+    tlsrpt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InternalCache:
+    """The cache in memory: at most `cache_size` policies."""
+
+    cache_size: int = 10000
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteCache:
+    """A database file, behind a memory of `cache_size` policies.
+
+    `threads`: connections at most. `timeout`: seconds to wait for one, or for the database's lock.
+    """
+
+    filename: str
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    timeout: float = 5.0
+    cache_size: int = 10000
+
+
+@dataclass(frozen=True, slots=True)
+class RedisCache:
+    """A Redis, behind a memory of `cache_size` policies.
+
+    `options`: see `cache.redis_options`. `by_sentinels`: whether they name sentinels, which know
+    where it is.
+    """
+
+    options: Mapping[str, object] = field(repr=False)
+    by_sentinels: bool = False
+    cache_size: int = 10000
+
+
+CacheSettings: TypeAlias = InternalCache | SqliteCache | RedisCache
+
+
+@dataclass(frozen=True, slots=True)
+class ProactiveSettings:
+    """Renewal of policies in force that nobody asks for just now.
+
+    `interval`: seconds in which each is looked at once. `concurrency_limit`: lookups at once.
+    `grace_ratio`: a policy looked at less than `interval / grace_ratio` ago is left alone.
+    `unused_after`: so is one that mail has not asked for in so many seconds.
+    """
+
+    enabled: bool = False
+    interval: int = 86400
+    concurrency_limit: int = 100
+    grace_ratio: float = 2.0
+    unused_after: int = 180 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the log is written and where to.
+
+    `format`: "text" or "json". `target`: "stderr", "file" or "syslog"; `file`: the path for the
+    second, and None for the others.
+    """
+
+    format: str = "text"
+    target: str = "stderr"
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Where Prometheus asks: `host` and `port`, or in their place the UNIX socket `path`.
+
+    `mode`: the socket's file mode, None for what the umask leaves.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    path: str | None = None
+    mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration; `Config()` is the built-in one.
+
+    `path`: the UNIX socket that takes the place of `host` and `port`; `mode`: its file mode, None
+    for what the umask leaves; `owner` and `group`: whose file it is, names or numbers, None for
+    those of the process. Port 0 lets the kernel choose. `cache_grace`: seconds after a check
+    in which a policy is answered without another one. `shutdown_timeout`: seconds that requests
+    in flight get when the daemon stops. `workers`: lookups at once. `metrics`: None where nobody
+    asks for them. `https_proxy`, `no_proxy`:
+    None leaves it to the environment (`proxy.from_environment`). `zones`: by map name;
+    any other map name is `default_zone`.
+
+    `warnings`: lines for the log about what is accepted and may yet surprise. `lines`: where in
+    the file each value stands, by its dotted key. Neither counts when two configurations are
+    compared.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8461
+    path: str | None = None
+    mode: int | None = None
+    owner: str | None = None
+    group: str | None = None
+    reuse_port: bool = True
+    cache_grace: float = 60.0
+    shutdown_timeout: float = 20.0
+    workers: int = 256
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings | None = None
+    https_proxy: Proxy | None = None
+    no_proxy: tuple[str, ...] | None = None
+    cache: CacheSettings = InternalCache()
+    proactive: ProactiveSettings = ProactiveSettings()
+    default_zone: Zone = Zone()
+    zones: Mapping[str, Zone] = field(default_factory=dict)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)

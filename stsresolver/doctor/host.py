@@ -1,0 +1,220 @@
+"""The host as the daemon needs it: name servers, CA certificates, the cache, our own socket.
+
+Nothing is changed: no file is made, and no database opened, because one that was opened as root
+could not be opened by the daemon afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+
+import dns.name
+import dns.rdatatype
+
+from ..cache.store import StoreError
+from ..config.redis_options import RedisOptionsError, redis_settings
+from ..config.settings import Config, InternalCache, RedisCache, SqliteCache
+from ..net.ca_store import CaStore
+from ..net.deadline import Deadline
+from ..net.nameservers import NameServerError, NameServers
+from ..net.proxy import Proxy
+from ..socketmap.netstring import MAX_REPLY, NetstringError, cut, encode
+from .file_access import ENTER, READ, WRITE, Person, obstacle
+from .finding import Finding, fine, problem, warning
+
+_SQLITE_MAGIC = b"SQLite format 3\0"
+# Seconds for our own socket, which answers at once what needs no lookup.
+_ANSWER = 5.0
+
+
+def name_servers(resolv_conf: str, port: int, timeout: float) -> Iterator[Finding]:
+    """Ask for the SOA of the root, as the daemon asks. `timeout`: seconds."""
+    servers = NameServers(resolv_conf, port)
+    try:
+        answer = servers.ask(dns.name.root, dns.rdatatype.SOA, Deadline(timeout))
+    except (NameServerError, TimeoutError) as error:
+        yield problem(
+            f"no answer from the name servers of {resolv_conf}: {error}",
+            "name a resolver there that answers, best one on this host such as unbound",
+        )
+        return
+    if not answer.records:
+        yield warning(
+            f"the name servers of {resolv_conf} answer, but do not know the root zone",
+            "see that they resolve the names of the Internet",
+        )
+        return
+    yield fine(f"the name servers of {resolv_conf} answer")
+
+
+def validation(resolv_conf: str, port: int, timeout: float) -> Iterator[Finding]:
+    """Ask whether the SOA of the root, which is signed, was validated (RFC 6840 §5.7)."""
+    servers = NameServers(resolv_conf, port)
+    try:
+        answer = servers.ask(dns.name.root, dns.rdatatype.SOA, Deadline(timeout))
+    except (NameServerError, TimeoutError) as error:
+        yield warning(f"not found out whether the resolver validates: {error}", "as DNS")
+        return
+    if answer.authenticated:
+        yield fine("the resolver validates, which MTA-STS does not need, and DANE does")
+    else:
+        yield fine("the resolver does not validate, which MTA-STS does not need, but DANE does")
+
+
+def ca_certificates() -> Iterator[Finding]:
+    """Count the CA certificates that policy hosts are verified against."""
+    paths = ssl.get_default_verify_paths()
+    try:
+        count = CaStore().context().cert_store_stats()["x509_ca"]
+    except (OSError, ValueError) as error:
+        yield problem(f"the CA certificates cannot be read: {error}", _INSTALL)
+        return
+    places = [paths.cafile] if count and paths.cafile else []
+    if paths.capath and (hashed := hashed_certificates(paths.capath)):
+        places.append(paths.capath)
+        count = max(count, hashed)
+    if count:
+        yield fine(f"{count} in {' and '.join(places)}")
+    else:
+        where = [paths.openssl_cafile, paths.openssl_capath]
+        named = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+        looked = " and ".join(name or place for name, place in zip(named, where, strict=True))
+        yield problem(f"none in {looked}: no policy can be fetched", _INSTALL)
+
+
+_INSTALL = (
+    "install the package ca-certificates, or name a bundle that the daemon's user may read in the"
+    " environment variable SSL_CERT_FILE"
+)
+
+
+def way_out(proxy: Proxy) -> Iterator[Finding]:
+    """Connect to the proxy that policies are fetched through."""
+    try:
+        socket.create_connection((proxy.host, proxy.port), _ANSWER).close()
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        yield problem(
+            f"no connection to {proxy}: {why}; no policy can be fetched",
+            "start it, or correct https_proxy in the configuration or the environment",
+        )
+        return
+    yield fine(f"{proxy} can be connected to")
+
+
+def hashed_certificates(directory: str) -> int:
+    """Return how many certificates OpenSSL finds in a directory (c_rehash(1))."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return 0
+    return sum(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) is not None for name in names)
+
+
+def cache(config: Config, who: Person) -> Iterator[Finding]:
+    """Look at where policies are kept, for the daemon that runs as `who`."""
+    match config.cache:
+        case InternalCache():
+            yield fine("in memory; empty after each start (choose sqlite or redis to keep it)")
+        case SqliteCache(filename):
+            yield _sqlite(os.path.abspath(filename), who)
+        case RedisCache():
+            yield _redis(config.cache)
+
+
+def _sqlite(path: str, who: Person) -> Finding:
+    directory = os.path.dirname(path)
+    try:
+        # sqlite makes further files beside its own.
+        shut = obstacle(directory, who, READ | WRITE | ENTER)
+        if shut is None and os.path.exists(path):
+            shut = obstacle(path, who, READ | WRITE)
+            with open(path, "rb") as file:
+                begin = file.read(len(_SQLITE_MAGIC))
+            if begin not in (b"", _SQLITE_MAGIC):
+                return problem(
+                    f"{path} is no sqlite database", "name another file, or move it away"
+                )
+    except FileNotFoundError:
+        return problem(f"there is no directory {directory}", f"make it, for {who.name} to write to")
+    except OSError as error:
+        return warning(f"{path} cannot be looked at: {error.strerror}", "run the doctor as root")
+    if shut is not None:
+        return problem(
+            f"{who.name} may not write {path}: {shut}",
+            "give it to the daemon's user (name that one with -u if it is another)",
+        )
+    return fine(f"{path} can be written by {who.name}")
+
+
+def _redis(settings: RedisCache) -> Finding:
+    try:
+        # The extra may be missing.
+        from ..stores.redis import RedisStore  # noqa: PLC0415
+
+        found, _ = redis_settings(settings.options, by_sentinels=settings.by_sentinels)
+        store = RedisStore(found)
+    except (ImportError, RedisOptionsError) as error:
+        return problem(str(error), "put this right, or choose another type of cache")
+    try:
+        store.get("example.com")
+    except StoreError as error:
+        return problem(
+            f"{error}; meanwhile policies are kept in memory alone",
+            "start the server, or correct the options of the cache",
+        )
+    finally:
+        store.close()
+    return fine(f"Redis at {found.name} answers")
+
+
+def own_socket(config: Config) -> Iterator[Finding]:
+    """Ask the daemon for a next hop that needs no lookup, as Postfix asks."""
+    where = config.path or f"{config.host} port {config.port}"
+    if config.path is None and config.port == 0:
+        yield warning("port 0: the kernel chooses a port at each start", "set a port, such as 8461")
+        return
+    zone = next(iter(config.zones), "postfix")
+    request = f"{zone} [192.0.2.1]".encode()
+    try:
+        reply = _asked(config, request)
+    except (OSError, UnicodeError, NetstringError) as error:
+        why = getattr(error, "strerror", None) or error
+        yield problem(
+            f"no answer on {where}: {why}; Postfix defers mail meanwhile",
+            "start the daemon, and see its log",
+        )
+        return
+    if reply.startswith(b"NOTFOUND "):
+        yield fine(f"answers on {where}")
+    else:
+        yield problem(
+            f"on {where} somebody else answers: {reply[:40]!a}",
+            "end that program, or choose another address",
+        )
+
+
+def _asked(config: Config, request: bytes) -> bytes:
+    """Return the daemon's reply. Raise `OSError`, `NetstringError`."""
+    deadline = Deadline(_ANSWER)
+    if config.path is None:
+        connection = socket.create_connection((config.host, config.port), _ANSWER)
+    else:
+        connection = socket.socket(socket.AF_UNIX)
+    with connection:
+        if config.path is not None:
+            connection.settimeout(_ANSWER)
+            connection.connect(config.path)
+        connection.sendall(encode(request))
+        received = b""
+        while (found := cut(received, limit=MAX_REPLY)) is None:
+            connection.settimeout(deadline.left())
+            part = connection.recv(4096)
+            if not part:
+                raise NetstringError("the connection was closed")
+            received += part
+    return found[0]

@@ -1,0 +1,121 @@
+"""What the daemon and its resolver process say to each other, one message a packet.
+
+JSON in UTF-8, `[number, what, ...]`, because the process reads what strangers wrote and may fall to
+one of them: what comes from it passes the grammar that the network's own texts pass, and nothing in
+it is code. The first message to the process holds its settings; `HELLO` is its first word, with the
+version it is of. Number 0 is nobody's lookup.
+
+Reading raises `ValueError`, which says what is wrong, for whatever the other side does not write.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..mta_sts.policy import MAX_STORED_SIZE, Policy, parse_policy
+from ..mta_sts.record import checked_id
+from ..mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
+
+# What may be asked, each with a domain and a timeout: as the methods of `Resolver`. The ids that
+# are known follow where the whole is asked for.
+POLICY_ID = "policy id"
+FETCH = "fetch"
+RESOLVE = "resolve"
+# What is said.
+HELLO = "hello"
+LOG = "log"
+_ID = "id"
+_POLICY = "policy"
+_FOUND = "found"
+_NOT_CHANGED = "not changed"
+_NO_POLICY = "no policy"
+_FAILURE = "failure"
+
+# A packet holds a stored policy whose quotes and backslashes are escaped.
+MAX_MESSAGE = 2 * MAX_STORED_SIZE + 4096
+# Characters of a line for the log.
+MAX_LINE = 4000
+_MAX_DETAIL = 1000
+_MAX_TTL = 2**31
+
+Result = str | Policy | Found | NotChanged | NoPolicy | Failure
+
+# Made once: `json.dumps` makes one for each message.
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def write(number: int, what: str, *values: object) -> bytes:
+    """Return a message."""
+    text = _JSON.encode([number, what, *values])
+    return text.encode(errors="backslashreplace")
+
+
+def read(message: bytes) -> tuple[int, str, list[Any]]:
+    """Return number, word and values of a message."""
+    try:
+        number, what, *values = json.loads(message)
+    except (RecursionError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    if type(number) is not int or not isinstance(what, str):
+        raise ValueError("no number or no word")
+    return number, what, values
+
+
+def write_result(number: int, result: Result) -> bytes:
+    """Return the message that holds what a lookup ended in."""
+    match result:
+        case str():
+            return write(number, _ID, result)
+        case Policy():
+            return write(number, _POLICY, result.body)
+        case Found():
+            return write(number, _FOUND, result.id, result.policy.body)
+        case NotChanged():
+            return write(number, _NOT_CHANGED, result.id)
+        case NoPolicy():
+            return write(
+                number, _NO_POLICY, result.cause.name, result.detail[:_MAX_DETAIL], result.ttl
+            )
+        case Failure():
+            values = [result.cause.name, result.detail[:_MAX_DETAIL]]
+            return write(number, _FAILURE, *values, *([result.id] if result.id else []))
+
+
+def read_result(what: str, values: list[Any]) -> Result:
+    """Return what a lookup ended in, from word and values of its message."""
+    match what, values:
+        case "id", [str(text)]:
+            return checked_id(text.encode())
+        case "policy", [str(body)]:
+            return _policy(body)
+        case "found", [str(text), str(body)]:
+            return Found(_policy(body), checked_id(text.encode()))
+        case "not changed", [str(text)]:
+            return NotChanged(checked_id(text.encode()))
+        case "no policy", [str(cause), str(detail), int(ttl)]:
+            return NoPolicy(_cause(cause), _detail(detail), max(0, min(ttl, _MAX_TTL)))
+        case "failure", [str(cause), str(detail)]:
+            return Failure(_cause(cause), _detail(detail))
+        case "failure", [str(cause), str(detail), str(text)]:
+            return Failure(_cause(cause), _detail(detail), checked_id(text.encode()))
+    raise ValueError(f"not a result: {what[:40]!a}")
+
+
+def _policy(body: str) -> Policy:
+    policy = parse_policy(body.encode(), MAX_STORED_SIZE)
+    if policy.body != body:
+        raise ValueError("a policy that is not as it is stored")
+    return policy
+
+
+def _detail(text: str) -> str:
+    # Half a surrogate pair, which JSON may hold, cannot be written anywhere.
+    return text[:_MAX_DETAIL].encode(errors="backslashreplace").decode()
+
+
+def _cause(name: str) -> Cause:
+    try:
+        return Cause[name]
+    except KeyError:
+        raise ValueError(f"not a cause: {name[:40]!a}") from None

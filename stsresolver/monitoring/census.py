@@ -1,0 +1,73 @@
+"""The policies in the process's memory, counted: how many of each mode, and which end when.
+
+Looking at all of them takes a while, so it is done at most once in `EVERY` seconds, by whoever asks
+then, and in steps with pauses: nobody waits for long, neither for the memory nor for the GIL.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ..cache.clock import Clock
+from ..cache.memory import MemoryStore
+from ..mta_sts.policy import Mode
+
+# Seconds that one count holds.
+EVERY = 60.0
+# Entries in a step, and seconds between two steps.
+_STEP = 500
+_PAUSE = 0.001
+
+
+@dataclass(slots=True)
+class Count:
+    """What was counted. Policies past their end do not count.
+
+    `policies`: by mode. `failing`: those of them whose record or policy could not be had when it
+    was last tried. `end`: when the first of all ends, and `failing_end` of the failing ones, by
+    mode (wall clock); inf where there are none.
+    """
+
+    policies: Counter[Mode] = field(default_factory=Counter)
+    failing: Counter[Mode] = field(default_factory=Counter)
+    end: float = math.inf
+    failing_end: dict[Mode, float] = field(default_factory=lambda: dict.fromkeys(Mode, math.inf))
+
+
+class Census:
+    """Counts what `memory` holds. May be used by several threads; one counts for all of them."""
+
+    def __init__(self, memory: MemoryStore, clock: Clock = time) -> None:
+        self._memory = memory
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last = Count()
+        self._again = -math.inf
+
+    def read(self) -> Count:
+        """Return a count that is at most `EVERY` seconds old."""
+        with self._lock:
+            if self._clock.monotonic() >= self._again:
+                self._last = self._count()
+                self._again = self._clock.monotonic() + EVERY
+            return self._last
+
+    def _count(self) -> Count:
+        count = Count()
+        now = self._clock.time()
+        for entries in self._memory.scan(_STEP):
+            for entry in entries:
+                if entry.end <= now:
+                    continue
+                mode = entry.policy.mode
+                count.policies[mode] += 1
+                count.end = min(count.end, entry.end)
+                if entry.failed:
+                    count.failing[mode] += 1
+                    count.failing_end[mode] = min(count.failing_end[mode], entry.end)
+            time.sleep(_PAUSE)
+        return count

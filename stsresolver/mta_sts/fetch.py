@@ -1,0 +1,150 @@
+"""What HTTPS says: the policy of a domain, from its policy host (RFC 8461 §3.3).
+
+One GET of https://mta-sts.<domain>/.well-known/mta-sts.txt under one deadline for everything:
+addresses, connection, handshake, headers and body. Whatever goes wrong comes back as a `Failure`
+with its cause; nothing is raised.
+
+requests asks through the adapter of `policy_host`, over a connection of `reach` and `tls`, so that
+all of it ends by the deadline. Without a Session comes in no cookie, no redirect, no .netrc and
+nothing of the environment (proxies, REQUESTS_CA_BUNDLE).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from functools import partial
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from ..net.ca_store import CaStore
+from ..net.deadline import Deadline, Wait, alone
+from ..net.proxy import Proxy
+from ..net.tls import BoundedTls, TooMuch
+from ..version import __version__
+from .connector import Connector, FetchError
+from .discovery import Discovery
+from .http_adapter import ERRORS, PolicyHostAdapter
+from .policy import MAX_POLICY_SIZE, Policy, PolicyError, parse_policy
+from .results import Cause, Failure
+
+_HEADERS = {
+    "User-Agent": f"stsresolver/{__version__} (MTA-STS, RFC 8461)",
+    "Accept": "text/plain",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+}
+# Bytes read for one policy, with TLS, headers and chunk sizes: chunks of one byte still fit.
+# A header costs several times its size.
+_MAX_READ = 8 * MAX_POLICY_SIZE
+# Bytes of a body that are read at once: http.client keeps an object for each chunk until then.
+_PART = 8192
+
+
+class Fetcher:
+    """Fetches policies, each within `timeout` seconds in all.
+
+    `proxy`: the way out to the policy hosts, None for the direct one. May be used by any number of
+    threads at once.
+    """
+
+    def __init__(
+        self,
+        timeout: float,
+        discovery: Discovery,
+        tcp_port: int,
+        proxy: Proxy | None = None,
+        wait: Wait = alone,
+    ) -> None:
+        self._timeout = timeout
+        self._wait = wait
+        self._connector = Connector(discovery, tcp_port, proxy)
+        self._trust = CaStore()
+
+    def fetch(self, domain: str) -> Policy | Failure:
+        """Fetch and read the policy of `domain` (A-labels)."""
+        deadline = Deadline(self._timeout, self._wait)
+        try:
+            return parse_policy(self._get(domain, deadline))
+        except PolicyError as error:
+            return Failure(Cause.SYNTAX, str(error))
+        except ERRORS as error:
+            return _failure(error)
+
+    def _get(self, domain: str, deadline: Deadline) -> bytes:
+        """Return the body of the policy file. Raise `FetchError` or what http.client raises."""
+        host = f"mta-sts.{domain}"
+        # As prepare() would make it, for a third of the time of the whole exchange.
+        request = requests.PreparedRequest()
+        request.method = "GET"
+        request.url = f"https://{host}/.well-known/mta-sts.txt"
+        request.headers = CaseInsensitiveDict(_HEADERS)
+        with contextlib.ExitStack() as opened:
+            adapter = PolicyHostAdapter(host, partial(self._connect, host, deadline, opened))
+            opened.callback(adapter.close)
+            response = adapter.send(request)
+            opened.callback(response.close)
+            return _body(response)
+
+    def _connect(self, host: str, deadline: Deadline, opened: contextlib.ExitStack) -> BoundedTls:
+        """Connect to `host` and verify its certificate; `opened` closes the connection."""
+        connection = opened.enter_context(self._connector.connect(host, deadline))
+        try:
+            return BoundedTls(connection, self._trust.context(), host, _MAX_READ)
+        except TimeoutError:
+            raise
+        except ssl.SSLCertVerificationError as error:
+            raise FetchError(Cause.CERTIFICATE, error.verify_message) from error
+        except OSError as error:
+            raise FetchError(Cause.TLS, str(error)) from error
+
+
+def _body(response: requests.Response) -> bytes:
+    """Return the body of a 200 answer in text/plain, complete and not over the limit.
+
+    Raise `FetchError` for any other answer; the body of such a one is not read.
+    """
+    headers = response.headers
+    if response.status_code != 200:
+        raise FetchError(Cause.STATUS, f"{response.status_code}")
+    if len(response.raw.headers.get_all("Content-Type", [])) > 1:
+        raise FetchError(Cause.MEDIA_TYPE, "several")
+    media_type = headers.get("Content-Type", "")
+    if media_type.partition(";")[0].strip(" \t").lower() != "text/plain":
+        raise FetchError(Cause.MEDIA_TYPE, ascii(media_type[:80]) if media_type else "none")
+    if "Content-Encoding" in headers:
+        raise FetchError(Cause.HTTP, f"Content-Encoding {headers['Content-Encoding'][:80]!a}")
+    chunked = headers.get("Transfer-Encoding")
+    if chunked and chunked.lower() != "chunked":
+        raise FetchError(Cause.HTTP, f"Transfer-Encoding {chunked[:80]!a}")
+
+    body = b""
+    while len(body) <= MAX_POLICY_SIZE:
+        size = min(_PART, MAX_POLICY_SIZE + 1 - len(body))
+        part = response.raw.read(size)
+        if not part:
+            break
+        body += part
+    if len(body) > MAX_POLICY_SIZE:
+        raise FetchError(Cause.SIZE, "")
+    length = headers.get("Content-Length")
+    if length is not None and not chunked and not _is_number(length.strip(" \t"), len(body)):
+        raise FetchError(Cause.HTTP, f"{len(body)} bytes came, Content-Length {length[:80]!a}")
+    return body
+
+
+def _is_number(text: str, number: int) -> bool:
+    return text.isascii() and text.isdigit() and int(text) == number
+
+
+def _failure(error: Exception) -> Failure:
+    """Return the failure that an exception means."""
+    match error:
+        case FetchError():
+            return Failure(error.cause, str(error))
+        case TooMuch():
+            return Failure(Cause.SIZE, str(error))
+        case TimeoutError():
+            return Failure(Cause.DEADLINE)
+    return Failure(Cause.HTTP, f"{type(error).__name__}: {str(error)[:160]!a}")

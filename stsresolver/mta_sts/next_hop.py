@@ -1,0 +1,43 @@
+"""From the next hop that Postfix asks about to the policy domain (RFC 8461 §3.4).
+
+Pure functions. The policy domain is in A-labels, as `net.domain_names` makes them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..net.domain_names import a_labels
+
+# Postfix: `host`, `[host]`, `host:port`, `[host]:port`, the port as number or service name.
+_NEXT_HOP = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+))(?::([0-9A-Za-z-]+))?")
+# RFC 6335 §5.1: 1 to 15 letters, digits and hyphens, at least one of them a letter.
+_SERVICE = re.compile(r"(?=[0-9-]*[A-Za-z])[0-9A-Za-z-]{1,15}")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+def policy_domain(next_hop: bytes) -> str | None:
+    """Return the policy domain of a next hop (RFC 8461 §3.4), None where there cannot be one.
+
+    A smart host's name is the policy domain. None: address literals, single labels, what begins
+    with a dot (Postfix asks for parent domains so, and policies are not inherited), and any
+    text that is no next hop.
+    """
+    try:
+        parts = _NEXT_HOP.fullmatch(next_hop.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None
+    if parts is None or not _is_port(parts[3]):
+        return None
+    try:
+        return a_labels(parts[1] or parts[2])
+    except ValueError:
+        return None
+
+
+def _is_port(port: str | None) -> bool:
+    if port is None:
+        return True
+    if _PORT.fullmatch(port):
+        return 0 < int(port) <= 65535
+    return _SERVICE.fullmatch(port) is not None

@@ -1,0 +1,71 @@
+"""The resolver: is there an MTA-STS policy for a domain, and what does it say?
+
+Finds the TXT record, then fetches the policy (RFC 8461 §3.1, §3.3). It remembers nothing: what
+stays in force, and for how long, is decided in `policies`. Plain data goes in and comes out, so
+that the work may as well be done in another process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..net.deadline import Wait, alone
+from ..net.domain_names import a_labels
+from ..net.proxy import Proxy
+from .discovery import Discovery
+from .fetch import Fetcher
+from .policy import Policy
+from .results import Failure, Found, Lookup, NoPolicy, NotChanged
+
+
+class Resolver:
+    """Looks up MTA-STS policies.
+
+    `timeout`: seconds, for DNS and for HTTPS each, as a total of all their steps.
+    `resolv_conf`: the file with the name servers, read again whenever it changes.
+    `dns_port`, `https_port`: where to connect to; names and URLs stay those of the standard.
+    `proxy`: the HTTP proxy that policies are fetched through (`proxy.from_environment`), if any.
+    `wait`: how its threads wait for the network; each by itself, as a rule.
+
+    One resolver may be used by any number of threads at once. A domain may be given as U-labels
+    or A-labels; text that is no domain name of two labels or more raises `ValueError`. Nothing
+    else is raised: what goes wrong is a result.
+    """
+
+    def __init__(
+        self,
+        timeout: float = 4.0,
+        *,
+        resolv_conf: str = "/etc/resolv.conf",
+        dns_port: int = 53,
+        https_port: int = 443,
+        proxy: Proxy | None = None,
+        wait: Wait = alone,
+    ) -> None:
+        discovery = Discovery(timeout, resolv_conf, dns_port, wait)
+        self._discovery = discovery
+        self._fetcher = Fetcher(timeout, discovery, https_port, proxy, wait)
+
+    def resolve(self, domain: str, *known_ids: str) -> Lookup:
+        """Look up the policy of `domain`.
+
+        `known_ids`: ids whose policy the caller has or does not want. The policy is fetched only
+        if the record carries another one.
+        """
+        found = self.policy_id(domain)
+        if not isinstance(found, str):
+            return found
+        if found in known_ids:
+            return NotChanged(found)
+        policy = self.fetch(domain)
+        if isinstance(policy, Failure):
+            return replace(policy, id=found)
+        return Found(policy, found)
+
+    def policy_id(self, domain: str) -> str | NoPolicy | Failure:
+        """Return the id that the TXT record of `domain` carries; only DNS is asked."""
+        return self._discovery.policy_id(a_labels(domain))
+
+    def fetch(self, domain: str) -> Policy | Failure:
+        """Fetch the policy of `domain` from its policy host, whatever the TXT record says."""
+        return self._fetcher.fetch(a_labels(domain))

@@ -1,0 +1,64 @@
+"""So many of a kind in a time, and a count of what was beyond.
+
+For what strangers may cause as often as they like, and an administrator wants to read about: each
+kind gets its share, none fills the log, and nothing is left out without a word.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Kind = TypeVar("Kind", bound=Hashable)
+
+
+@dataclass(slots=True)
+class _Window:
+    end: float
+    admitted: int = 0
+    refused: int = 0
+    level: int = 0
+
+
+class RateLimiter(Generic[Kind]):
+    """Admits `number` of a kind within `seconds` of the first; `kinds` are remembered at most.
+
+    `clock`: monotonic seconds. For one thread at a time.
+    """
+
+    def __init__(self, number: int, seconds: float, kinds: int, clock: Callable[[], float]) -> None:
+        self._number = number
+        self._seconds = seconds
+        self._kinds = kinds
+        self._clock = clock
+        # The oldest first, since all last equally long.
+        self._windows: OrderedDict[Kind, _Window] = OrderedDict()
+
+    def admits(self, kind: Kind, level: int) -> tuple[bool, list[tuple[Kind, int, int]]]:
+        """Say whether one more of `kind` is admitted; one that is not is counted, with its level.
+
+        With it comes what is forgotten now, because its time is over or others need the room:
+        kind, number and highest level of all that were refused.
+        """
+        now = self._clock()
+        forgotten = list(self._forgotten(now))
+        window = self._windows.get(kind)
+        if window is None:
+            window = self._windows[kind] = _Window(now + self._seconds)
+        if window.admitted < self._number:
+            window.admitted += 1
+            return True, forgotten
+        window.refused += 1
+        window.level = max(window.level, level)
+        return False, forgotten
+
+    def _forgotten(self, now: float) -> Iterator[tuple[Kind, int, int]]:
+        while self._windows:
+            kind, window = next(iter(self._windows.items()))
+            if now < window.end and len(self._windows) < self._kinds:
+                return
+            del self._windows[kind]
+            if window.refused:
+                yield kind, window.refused, window.level

@@ -1,0 +1,88 @@
+"""The pidfile: the process id, for whoever sends signals, and a lock against a second daemon.
+
+The file appears whole, under its name, and locked (flock(2)) for as long as the process lives; so a
+file that nobody has locked was left by a process that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+
+from ..net.file_changes import stamp
+
+log = logging.getLogger(__name__)
+
+
+class PidfileError(OSError):
+    """The pidfile cannot be written, or belongs to a process that lives; the text says which."""
+
+
+@contextlib.contextmanager
+def pidfile(path: str) -> Iterator[None]:
+    """Hold a pidfile at `path`. Raise `PidfileError`.
+
+    It is removed at the end, if it still is ours; emptied, where the user that the process has
+    become may not remove it.
+    """
+    path = os.path.abspath(path)
+    try:
+        held = _take(path)
+    except PidfileError:
+        raise
+    except OSError as error:
+        raise PidfileError(f"{path}: cannot be written: {error.strerror}") from error
+    ours = stamp(path)
+    try:
+        yield
+    finally:
+        try:
+            if stamp(path) == ours:
+                os.unlink(path)
+        except OSError as error:
+            log.info("%s stays, and is empty: %s", path, error.strerror)
+            with contextlib.suppress(OSError):
+                os.ftruncate(held, 0)
+        os.close(held)
+
+
+def _take(path: str) -> int:
+    """Put our locked file in the place of what is at `path`; return its descriptor."""
+    old = _lock(path)
+    try:
+        new = f"{path}.{os.getpid()}"
+        held = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        try:
+            os.write(held, f"{os.getpid()}\n".encode())
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(new, path)
+        except OSError:
+            os.close(held)
+            os.unlink(new)
+            raise
+        return held
+    finally:
+        os.close(old)
+
+
+def _lock(path: str) -> int:
+    """Lock the file at `path`, made if there is none; return its descriptor."""
+    while True:
+        old = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(old, 20, 0).decode("ascii", "replace").strip()
+            os.close(old)
+            raise PidfileError(f"{path}: held by process {holder}, which is running") from None
+        except OSError:
+            os.close(old)
+            raise
+        # Another daemon may have put its own file there between the two calls.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(old), os.stat(path)):
+                return old
+        os.close(old)

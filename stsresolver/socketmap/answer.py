@@ -1,0 +1,178 @@
+"""From a request of Postfix to its answer: zone and next hop in, socketmap reply out.
+
+The answers are TLS policies (smtp_tls_policy_maps, postconf(5)) as socketmap_table(5) wants them:
+`OK secure match=...` for a policy to be enforced, `NOTFOUND ` for everything that leaves mail to
+Postfix's own settings, `TEMP ` where there was no time to find out, `PERM ` for no request at all.
+Nothing that a policy says can add an attribute, or take one away: the grammar of `sts` and the
+filter of `_policy_strings` see to it.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+from ..config.settings import Zone
+from ..mta_sts.next_hop import policy_domain
+from ..mta_sts.policy import Mode, Policy
+from ..policies.in_force import InForce, Policies
+from .netstring import MAX_REPLY, encode
+from .reply_cache import Count, Reply
+
+log = logging.getLogger(__name__)
+
+_NOT_FOUND = b"NOTFOUND "
+_OWN_FIELDS = ("version: ", "mode: ", "max_age: ", "mx: ")
+# Longer lists do not pass between Postfix's smtp(8) and tlsproxy(8) (ARGV_ATTR_MAX).
+_MAX_STRINGS = 1024
+# What the default zone is called where zones are told apart by name.
+DEFAULT_ZONE = "default_zone"
+
+
+class Outcome(enum.Enum):
+    """What a reply says: its first word in socketmap_table(5)."""
+
+    POLICY = "policy"
+    NONE = "none"
+    TEMPORARY = "temporary"
+    MALFORMED = "malformed"
+
+
+Counts = Mapping[Outcome, Count]
+
+
+class ReplyCounts:
+    """Where replies count, by zone and outcome: as many as there are zones, whatever is asked."""
+
+    def __init__(self) -> None:
+        self._zones: dict[str, Counts] = {}
+
+    def of(self, zone: str) -> Counts:
+        """Return where the replies of a zone count; they go on from what there was before."""
+        return self._zones.setdefault(zone, {outcome: Count() for outcome in Outcome})
+
+    def read(self) -> dict[str, Counts]:
+        """Return what there is so far."""
+        return self._zones.copy()
+
+
+class Answers:
+    """Answers requests, each in the zone that its map name says.
+
+    An unknown map name means `default_zone`, and counts as DEFAULT_ZONE in `counts`.
+    """
+
+    def __init__(
+        self,
+        policies: Policies,
+        default_zone: Zone,
+        zones: Mapping[str, Zone],
+        counts: ReplyCounts | None = None,
+    ) -> None:
+        counts = counts or ReplyCounts()
+        self._policies = policies
+        self._default_zone = default_zone, counts.of(DEFAULT_ZONE)
+        self._zones = {name.encode(): (zone, counts.of(name)) for name, zone in zones.items()}
+
+    @property
+    def changes(self) -> int:
+        """The number of policy changes so far: a reply made before the last may be out of date."""
+        return self._policies.changes
+
+    def at_once(self, request: bytes) -> Reply | None:
+        """Return the reply to a request that needs no lookup, None for one that does.
+
+        Only computes, and little: the serving thread may call it.
+        """
+        name, space, next_hop = request.partition(b" ")
+        if not space:
+            count = self._default_zone[1][Outcome.MALFORMED]
+            return Reply(encode(b"PERM "), math.inf, count=count)
+        # Letters of all the world cost more to convert than the serving thread should spend.
+        if next_hop.isascii() and policy_domain(next_hop) is None:
+            _, counts = self._zones.get(name, self._default_zone)
+            return Reply(encode(_NOT_FOUND), math.inf, count=counts[Outcome.NONE])
+        return None
+
+    def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
+        """Call `deliver` once with the reply, now or later and on another thread.
+
+        Takes as long as DNS and HTTPS do.
+        """
+        zone, counts, domain = self._asked(request)
+        if domain is None:
+            deliver(Reply(encode(_NOT_FOUND), math.inf, count=counts[Outcome.NONE]))
+            return
+
+        def answered(in_force: InForce) -> None:
+            try:
+                reply = _reply(in_force, domain, zone, counts)
+            except Exception:
+                log.exception("%s: the answer ended in a bug of this program", domain)
+                reply = _temporary(counts)
+            deliver(reply)
+
+        self._policies.ask(domain, zone.timeout, answered)
+
+    def at_hand(self, request: bytes) -> Reply:
+        """Return the reply that needs no waiting: what is known to be in force, else `TEMP `."""
+        zone, counts, domain = self._asked(request)
+        in_force = self._policies.at_hand(domain, zone.timeout) if domain else None
+        if domain is None or in_force is None:
+            return _temporary(counts)
+        return _reply(in_force, domain, zone, counts)
+
+    def _asked(self, request: bytes) -> tuple[Zone, Counts, str | None]:
+        name, _, next_hop = request.partition(b" ")
+        return *self._zones.get(name, self._default_zone), policy_domain(next_hop)
+
+
+def _temporary(counts: Counts) -> Reply:
+    """Return the reply that makes Postfix try again later."""
+    return Reply(encode(b"TEMP "), -math.inf, count=counts[Outcome.TEMPORARY])
+
+
+def _reply(in_force: InForce, domain: str, zone: Zone, counts: Counts) -> Reply:
+    text = answer(in_force.policy, domain, zone)
+    count = counts[Outcome.NONE if text == _NOT_FOUND else Outcome.POLICY]
+    return Reply(encode(text), in_force.until, domain, in_force.change, count)
+
+
+def answer(policy: Policy | None, domain: str, zone: Zone) -> bytes:
+    """Return Postfix's TLS policy for `domain` (A-labels), as a socketmap reply."""
+    if policy is None or not _enforced(policy.mode, zone):
+        return _NOT_FOUND
+    # A leading dot is Postfix's way to write the pattern `*.`.
+    match = ":".join(pattern.removeprefix("*") for pattern in policy.mx)
+    short = f"OK secure match={match}"
+    if zone.require_sni:
+        short += " servername=hostname"
+    if zone.tlsrpt:
+        patterns = " ".join(f"mx_host_pattern={pattern}" for pattern in policy.mx)
+        for strings in _policy_strings(policy):
+            long = f"{short} policy_type=sts policy_domain={domain} {strings} {patterns}".encode()
+            if len(long) <= MAX_REPLY:
+                return long
+    return short.encode()
+
+
+def _enforced(mode: Mode, zone: Zone) -> bool:
+    return mode is Mode.ENFORCE or (mode is Mode.TESTING and zone.strict_testing)
+
+
+def _policy_strings(policy: Policy) -> Iterator[str]:
+    """Yield the policy's text for TLS reports: whole, without extensions, without mx fields too.
+
+    A text with too many fields is passed over, and so is each field that holds what Postfix could
+    read as its end. A version, a mode and a max_age always remain: their values are plain words.
+    """
+    fields = [text for text in policy.text if text.isprintable() and not set(text) & set("{}")]
+    for some in (
+        fields,
+        [text for text in fields if text.startswith(_OWN_FIELDS)],
+        [text for text in fields if text.startswith(_OWN_FIELDS[:3])],
+    ):
+        if len(some) <= _MAX_STRINGS:
+            yield " ".join(f"{{ policy_string = {text} }}" for text in some)

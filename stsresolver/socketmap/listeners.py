@@ -1,0 +1,153 @@
+"""The sockets that the daemon listens on: TCP over IPv4 and IPv6, or one UNIX socket, or those that
+the service manager has opened already, of either kind.
+
+Every function raises `ListenError`, whose text names the address and says why.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable
+
+from ..net.file_changes import Stamp, stamp
+
+# Postfix opens as many connections as it runs smtp(8) processes, at once when mail comes in bursts.
+BACKLOG = 1024
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+
+class ListenError(OSError):
+    """An address cannot be listened on; it is made with the address and the reason."""
+
+    def __str__(self) -> str:
+        return f"cannot listen on {super().__str__()}"
+
+
+def listen_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
+    """Listen on every address that `host` stands for. Port 0: the kernel chooses one.
+
+    With `reuse_port`, several processes may listen on the same port, as when a new daemon starts
+    before the old one ends.
+    """
+    where = f"{host} port {port}"
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ListenError(f"{where}: {error}") from error
+    listeners: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listener = socket.socket(family, kind, protocol)
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        raise ListenError(f"{where}: {error.strerror or error}") from error
+    return listeners
+
+
+def listen_unix(path: str, mode: int | None, uid: int = -1, gid: int = -1) -> socket.socket:
+    """Listen on a UNIX socket at `path` with file mode `mode`, None for what the umask leaves.
+
+    `uid`, `gid`: whose the file is to be, -1 for ours. A socket that nobody listens on any more is
+    replaced. One that a process listens on, and any other kind of file, is an error.
+    """
+    try:
+        _remove_stale(path)
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            # Nobody may connect before the file has its mode.
+            umask = os.umask(0o177) if mode is not None else None
+            try:
+                listener.bind(path)
+            finally:
+                if umask is not None:
+                    os.umask(umask)
+            if (uid, gid) != (-1, -1):
+                os.chown(path, uid, gid)
+            if mode is not None:
+                os.chmod(path, mode)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except ListenError:
+        raise
+    except OSError as error:
+        raise ListenError(f"{path}: {error.strerror or error}") from error
+    return listener
+
+
+def take_over(descriptors: Iterable[int]) -> list[socket.socket]:
+    """Return the sockets at `descriptors`, which the service manager listens on for us.
+
+    They stay in the service manager's hands: where a UNIX socket's file lies is its business.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        for descriptor in descriptors:
+            where = f"descriptor {descriptor} of the service manager"
+            try:
+                os.set_inheritable(descriptor, False)
+                listener = socket.socket(fileno=descriptor)
+                listeners.append(listener)
+                listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            except OSError as error:
+                raise ListenError(f"{where}: {error.strerror or error}") from error
+            if listener.family not in _FAMILIES:
+                raise ListenError(f"{where}: neither TCP nor a UNIX socket")
+            if listener.type != socket.SOCK_STREAM:
+                raise ListenError(f"{where}: no stream socket; its unit needs ListenStream=")
+            if not listens:
+                raise ListenError(f"{where}: a connection; its unit needs Accept=no")
+    except ListenError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def remove_unix(path: str, ours: Stamp) -> None:
+    """Remove the socket at `path`, if it still is the one that had the stamp `ours`."""
+    if ours is not None and stamp(path) == ours:
+        os.unlink(path)
+
+
+def name(listener: socket.socket) -> str:
+    """Return the address of a listening socket as a person writes it."""
+    address = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return os.fsdecode(address)
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ListenError(f"{path}: a file that is no socket is there already")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as error:
+            # A full backlog or a missing permission: somebody listens all the same.
+            if error.errno == errno.ENOENT:
+                return
+    raise ListenError(f"{path}: another process listens there already")

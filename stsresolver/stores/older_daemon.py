@@ -1,0 +1,92 @@
+"""What the older daemon for Postfix left in its sqlite file.
+
+Two tables: `sts_policy_cache(domain, ts, pol_id, pol_body)`, with `pol_body` a JSON object of
+`version`, `mode`, `max_age` and `mx`, a list; and `proactive_fetch_ts(id, last_fetch_ts)`, of which
+nothing is needed. They are only read, so that a person can go back; `DROP TABLE` is safe once
+nobody wants to.
+
+`ts` is when the record was last checked, not when the policy was fetched, and its mx lines were
+never checked. So each entry passes our grammar or is dropped, and one that passes is in force from
+`ts`, is due at once, and is checked when it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from ..cache.entry import Entry
+from ..mta_sts.policy import MAX_STORED_SIZE, Policy, parse_policy
+from ..mta_sts.record import checked_id
+from ..net.domain_names import a_labels
+
+log = logging.getLogger(__name__)
+
+TABLES = frozenset({"sts_policy_cache", "proactive_fetch_ts"})
+_DAY = 86_400.0
+
+
+def entries(connection: sqlite3.Connection, now: float) -> Iterator[Entry]:
+    """Yield the entries in force at `now`, then log how many there were and how many were not.
+
+    The connection gives text as bytes. A file without the older daemon's tables has no entries.
+    """
+    if not connection.execute("PRAGMA table_info(sts_policy_cache)").fetchall():
+        return
+    taken = dropped = 0
+    for row in connection.execute("SELECT domain, ts, pol_id, pol_body FROM sts_policy_cache"):
+        try:
+            entry = _entry(row, now)
+        except ValueError as error:
+            log.debug("dropped %.300s: %.300s", ascii(row[0]), error)
+            dropped += 1
+        else:
+            taken += 1
+            yield entry
+    text = "took over %d policies from the older daemon's tables, dropped %d (damaged or expired)"
+    log.info(text, taken, dropped)
+
+
+def _entry(row: tuple[Any, ...], now: float) -> Entry:
+    domain, ts, id_text, body = row
+    for text in (domain, id_text, body):
+        if not isinstance(text, bytes):
+            raise ValueError("no text")
+    if not isinstance(ts, (int, float)) or not ts >= 0:
+        raise ValueError("no time")
+    fetched = float(min(ts, now))
+    entry = Entry(
+        a_labels(domain.decode()),
+        checked_id(id_text),
+        _policy(body),
+        fetched,
+        checked=0.0,
+        asked=fetched // _DAY * _DAY,
+        due=fetched,
+    )
+    if entry.end <= now:
+        raise ValueError("expired")
+    return entry
+
+
+def _policy(body: bytes) -> Policy:
+    try:
+        fields = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    match fields:
+        case {"version": version, "mode": mode, "max_age": max_age, "mx": [*patterns]}:
+            mx = [f"mx: {pattern}" for pattern in patterns]
+        case {"version": version, "mode": "none" as mode, "max_age": max_age}:
+            mx = []
+        case _:
+            raise ValueError("not the fields of a policy")
+    lines = [f"version: {version}", f"mode: {mode}", *mx, f"max_age: {max_age}"]
+    policy = parse_policy("\n".join(lines).encode(), MAX_STORED_SIZE)
+    # No value may bring a line of its own.
+    if policy.text != tuple(lines):
+        raise ValueError("a value that is no field")
+    return policy

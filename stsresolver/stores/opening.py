@@ -1,0 +1,34 @@
+"""From the settings of the cache to the cache.
+
+Raises `StoreError` where the cache cannot be used from the start, with what to do about it. A Redis
+that is away at the start is no such case.
+"""
+
+from __future__ import annotations
+
+from ..cache.layered import LayeredStore
+from ..cache.memory import MemoryStore
+from ..cache.store import Cache, Store, StoreError
+from ..config.redis_options import RedisOptionsError, redis_settings
+from ..config.settings import CacheSettings, InternalCache, SqliteCache
+from .sqlite import SqliteStore
+
+
+def open_cache(settings: CacheSettings, grace: float) -> Cache:
+    """Open the cache. `grace`: seconds in which memory alone answers."""
+    memory = MemoryStore(settings.cache_size)
+    if isinstance(settings, InternalCache):
+        return memory
+    store: Store
+    if isinstance(settings, SqliteCache):
+        store = SqliteStore(settings.filename, threads=settings.threads, timeout=settings.timeout)
+    else:
+        try:
+            # The extra may be missing where nobody wants a Redis.
+            from .redis import RedisStore  # noqa: PLC0415
+
+            found, _ = redis_settings(settings.options, by_sentinels=settings.by_sentinels)
+            store = RedisStore(found)
+        except (ImportError, RedisOptionsError) as error:
+            raise StoreError(f"cache: {error}") from error
+    return LayeredStore(memory, store, grace=grace)

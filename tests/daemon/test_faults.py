@@ -1,0 +1,680 @@
+"""The whole daemon while what it lives on comes and goes, and an oracle that knows the answers.
+
+The daemon is a real process with a real resolver process; its name server, its policy hosts and its
+Redis are ours, on loopback. While `Load` asks, the test takes things away. Whatever happens, a
+domain whose policy is in force gets just that answer, and nobody waits without end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import itertools
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from stsresolver.socketmap import connections
+from stsresolver.stores import sqlite
+from tests.support.authority import Authority
+from tests.support.hostile_dns import NameServer, Query, addresses, code, txt
+from tests.support.hostile_https import PolicyHost, page
+from tests.support.redis_server import RedisServer, unavailable
+from tests.support.served import Served, serving, warnings
+from tests.support.small_disk import small_disk
+from tests.support.socketmap_client import DEADLINE, Address, Client, frame, wait_for
+
+ROOT = Path(__file__).parent.parent.parent
+KNOWN = [f"known-{number}.example" for number in range(8)]
+SHORT = "short.example"
+NOT_FOUND, TEMP = b"NOTFOUND ", b"TEMP "
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a small disk")
+
+# The daemon, with its resolver process sent to our servers. argv[1]: its settings;
+# argv[2]: what to run before; then the daemon's arguments.
+PROGRAM = """
+import json, os, sys
+from stsresolver.lookup import supervisor
+settings = json.loads(sys.argv[1])
+made = supervisor.ResolverProcess.__init__
+def make(self, workers, resolver):
+    made(self, workers, {**resolver, **settings})
+supervisor.ResolverProcess.__init__ = make
+# The clock of tests is for the daemon alone.
+os.environ.pop("LD_PRELOAD", None)
+exec(sys.argv[2])
+from stsresolver.daemon import main
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+class World:
+    """The name server and the policy hosts of `*.example`. What is in `faults` does not work.
+
+    dns: no answer comes; servfail: none that helps; https: no connection is taken. A domain
+    `hang-*` is never answered; every other one has a policy, `short.example` for 1000 seconds.
+    """
+
+    def __init__(self, directory: Path, authority: Authority, stack: contextlib.ExitStack) -> None:
+        self.faults: set[str] = set()
+        self.dns = stack.enter_context(NameServer(otherwise=self._answer))
+        certificate = authority.server(
+            *(f"mta-sts.{domain}" for domain in (*KNOWN, SHORT)),
+            *(f"mta-sts.new-{number}.example" for number in range(400)),
+        )
+        self.host = stack.enter_context(PolicyHost(self._page, certificate))
+        resolv_conf = directory / "resolv.conf"
+        resolv_conf.write_text("nameserver 127.0.0.1\n")
+        self.settings = {
+            "resolv_conf": str(resolv_conf),
+            "dns_port": self.dns.port,
+            "https_port": self.host.port,
+        }
+
+    def _answer(self, query: Query) -> Iterable:
+        name = query.name.to_text(omit_final_dot=True).lower()
+        if "dns" in self.faults or "hang" in name:
+            return []
+        if "servfail" in self.faults:
+            return code("SERVFAIL")(query)
+        if name.startswith("_mta-sts."):
+            return txt("v=STSv1; id=1")(query)
+        return addresses("127.0.0.2" if "https" in self.faults else "127.0.0.1")(query)
+
+    def _page(self, request: bytes) -> Iterable:
+        domain = re.search(rb"Host: mta-sts\.(.*)\r\n", request)[1].decode()
+        age = 1000 if domain == SHORT else 604_800
+        text = f"version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: {age}\n"
+        return page(text.encode())(request)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Iterator[World]:
+    directory = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        authority = Authority(directory)
+        patch.setenv("SSL_CERT_FILE", str(authority.bundle))
+        patch.setenv("SSL_CERT_DIR", str(directory / "no-directory"))
+        # A server of the tests lasts for twenty seconds, which these tests outlive.
+        patch.setattr("tests.support.hostile_https._PATIENCE", 300.0)
+        yield World(directory, authority, stack)
+
+
+@pytest.fixture(autouse=True)
+def _whole(world) -> Iterator[None]:
+    world.faults.clear()
+    yield
+    world.faults.clear()
+
+
+class Daemon:
+    """A running daemon; `before` is run in it first."""
+
+    def __init__(self, directory: Path, world: World, text: str, before: str = "", **environment):
+        self.log = directory / "log"
+        config = directory / "config.yml"
+        config.write_text(text)
+        command = [sys.executable, "-c", PROGRAM, json.dumps(world.settings), before]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "-c", config, "-p", directory / "pid"],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                env=os.environ | environment,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def address(self) -> Address:
+        """Wait until it listens, and return where."""
+        wait_for(self.says("listening on "), "the daemon to listen")
+        host, _, port = re.findall("listening on (.*)", self.text)[-1].rpartition(":")
+        return (host, int(port)) if port.isdigit() else f"{host}:{port}".removeprefix(":")
+
+    def says(self, text: str, times: int = 1) -> Callable[[], bool]:
+        def condition() -> bool:
+            assert self.process.poll() in (None, 0), self.text
+            return self.text.count(text) >= times
+
+        return condition
+
+    def children(self) -> list[int]:
+        found: list[int] = []
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        return found
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def start(tmp_path, world) -> Iterator[Callable[..., Daemon]]:
+    """Return what starts a daemon; in the end it stops as it should, without a bug in its log."""
+    running: list[Daemon] = []
+
+    def begin(text: str = "", **options: str) -> Daemon:
+        running.append(Daemon(tmp_path, world, "port: 0\nworkers: 8\n" + text, **options))
+        return running[-1]
+
+    yield begin
+    for daemon in running:
+        try:
+            if daemon.process.poll() is None:
+                assert daemon.stop() == 0
+            assert "bug of this program" not in daemon.text
+            assert "Traceback" not in daemon.text
+        finally:
+            daemon.kill()
+
+
+def in_force(domain: str) -> bytes:
+    return f"OK secure match=mx.{domain} servername=hostname".encode()
+
+
+def learn(client: Client) -> None:
+    """Have the daemon know the known domains."""
+
+    def is_known(domain: str) -> bool:
+        return client.ask(b"postfix " + domain.encode()) == in_force(domain)
+
+    for domain in (*KNOWN, SHORT):
+        wait_for(functools.partial(is_known, domain), domain)
+
+
+class Load:
+    """Clients that ask until the end, for known domains and for new ones.
+
+    A known domain must get its policy, a new one that, `NOTFOUND` or `TEMP`; each `within` seconds.
+    """
+
+    def __init__(self, address: Address, *, new: bool = True, within: float = 15.0) -> None:
+        self.answers: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.longest = 0.0
+        self._within = within
+        self._address = address
+        self._ended = threading.Event()
+        self._numbers = itertools.count()
+        jobs = [self._ask_known] * 3 + [self._ask_new] * 3 * new
+        self._threads = [threading.Thread(target=self._run, args=(job,)) for job in jobs]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+        assert self.wrong == []
+
+    def more(self, number: int, kind: str = "known") -> None:
+        """Wait for so many more answers."""
+        until = self.answers[kind] + number
+        wait_for(lambda: self.answers[kind] >= until or self.wrong, f"{number} {kind}")
+        assert self.wrong == []
+
+    def _run(self, job: Callable[[Client], tuple[str, bytes, Iterable[bytes]]]) -> None:
+        try:
+            with Client(self._address) as client:
+                client.socket.settimeout(self._within)
+                while not self._ended.is_set():
+                    job(client)
+        except (OSError, EOFError) as error:
+            self.wrong.append(repr(error))
+
+    def _ask_known(self, client: Client) -> None:
+        domain = KNOWN[next(self._numbers) % len(KNOWN)]
+        self._ask(client, "known", domain, [in_force(domain)])
+        self._ended.wait(0.002)
+
+    def _ask_new(self, client: Client) -> None:
+        domain = f"new-{next(self._numbers) % 400}.example"
+        self._ask(client, "new", domain, [in_force(domain), NOT_FOUND, TEMP])
+        self._ended.wait(0.02)
+
+    def _ask(self, client: Client, kind: str, domain: str, right: list[bytes]) -> None:
+        began = time.monotonic()
+        reply = client.ask(b"postfix " + domain.encode())
+        self.longest = max(self.longest, time.monotonic() - began)
+        self.answers[kind] += 1
+        if reply == in_force(domain):
+            self.answers["policy"] += 1
+        if reply not in right:
+            self.wrong.append(f"{domain}: {reply!r}")
+
+
+# A GRACE SO SHORT THAT EVERYTHING IS ASKED FOR AGAIN AND AGAIN
+QUICK = "cache_grace: 0.1\ndefault_zone: {timeout: 0.5}\n"
+
+
+def test_dns_https_and_the_resolver_process_come_and_go(start, world):
+    daemon = start(QUICK)
+    address = daemon.address()
+    with Client(address) as client:
+        learn(client)
+    with Load(address) as load:
+        for fault in ("dns", "https", "dns"):
+            world.faults.add(fault)
+            load.more(20)
+            world.faults.clear()
+            load.more(20)
+        for _ in range(2):
+            for pid in daemon.children():
+                os.kill(pid, signal.SIGKILL)
+            load.more(50)
+        load.more(20, "policy")
+        # One that has not said its first word yet may stay silent for longer.
+        wait_for(lambda: any(map(is_confined, daemon.children())), "a resolver process that works")
+        stopped = [pid for pid in daemon.children() if is_confined(pid)]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        load.more(5)
+        wait_for(lambda: not set(stopped) & set(daemon.children()), "other resolver processes")
+        load.more(20, "policy")
+    recovered(address)
+    assert "the resolver process hangs: it is killed" in daemon.text
+
+
+def is_confined(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "NoNewPrivs:\t1\n" in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+def recovered(address: Address) -> None:
+    """Wait until a domain that nobody has asked for gets its policy."""
+    numbers = itertools.count(399, -1)
+
+    def is_found() -> bool:
+        domain = f"new-{next(numbers)}.example"
+        return client.ask(b"postfix " + domain.encode()) == in_force(domain)
+
+    with Client(address) as client:
+        wait_for(is_found, "the daemon to work as before")
+
+
+def test_redis_comes_and_goes(start, tmp_path):
+    server = RedisServer(tmp_path / "redis")
+    try:
+        daemon = start(
+            f"{QUICK}cache: {{type: redis, options: {{url: 'redis://127.0.0.1:{server.port}',"
+            " socket_timeout: 0.5, socket_connect_timeout: 0.5}}\n"
+            "proactive_policy_fetching: {enabled: true}\n",
+            before="from stsresolver.cache import layered; layered.PAUSE = 0.5",
+        )
+        address = daemon.address()
+        with Client(address) as client:
+            learn(client)
+        with Load(address) as load:
+            server.kill()
+            load.more(100)
+            server.start()
+            load.more(100)
+            server.signal(signal.SIGSTOP)
+            load.more(60)
+            server.signal(signal.SIGCONT)
+            load.more(100)
+            server.kill()
+            load.more(20)
+            server.start()
+            with contextlib.closing(server.client()) as client:
+                wait_for(lambda: client.dbsize() >= len(KNOWN), "what it missed")
+            load.more(20)
+        recovered(address)
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    with small_disk(path):
+        yield path
+
+
+@as_root
+def test_the_disk_fills_and_empties(start, disk):
+    daemon = start(f"{QUICK}cache: {{type: sqlite, options: {{filename: {disk}/cache}}}}\n")
+    address = daemon.address()
+    with Client(address) as client:
+        learn(client)
+    with Load(address) as load:
+        for _ in range(2):
+            with (
+                contextlib.suppress(OSError),
+                open(disk / "full", "wb", buffering=0) as file,
+            ):
+                while True:
+                    file.write(b"x" * 4096)
+            load.more(150)
+            (disk / "full").unlink()
+            load.more(150)
+    recovered(address)
+    assert daemon.stop() == 0
+    store = sqlite.SqliteStore(str(disk / "cache"), threads=1)
+    try:
+        assert all(store.get(domain).policy.mx == (f"mx.{domain}",) for domain in KNOWN)
+    finally:
+        store.close()
+
+
+def limit(daemon: Daemon, which: int, value: int) -> tuple[int, int]:
+    """Give the daemon another limit, and return what it was."""
+    _, hard = before = resource.prlimit(daemon.pid, which)
+    resource.prlimit(daemon.pid, which, (value, hard))
+    return before
+
+
+def test_descriptors_are_used_up(start, world):
+    daemon = start(QUICK)
+    address = daemon.address()
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(Client(address))
+        learn(client)
+        load = stack.enter_context(Load(address))
+        load.more(20)
+        before = limit(daemon, resource.RLIMIT_NOFILE, len(os.listdir(f"/proc/{daemon.pid}/fd")))
+        others = [stack.enter_context(Client(address)) for _ in range(20)]
+        wait_for(daemon.says("no new connections for now"), "a word about it")
+        for _ in range(3):
+            load.more(60)
+            load.more(10, "new")
+        os.kill(daemon.children()[0], signal.SIGKILL)
+        wait_for(daemon.says("the resolver process cannot be started"), "a word about it")
+        load.more(10)
+        assert daemon.text.count("no new connections for now") == 1
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        for other in others:
+            assert other.ask(b"postfix " + KNOWN[0].encode()) == in_force(KNOWN[0])
+        wait_for(daemon.children, "a resolver process")
+    recovered(address)
+
+
+def test_no_memory(start, world):
+    daemon = start(QUICK)
+    address = daemon.address()
+    with Client(address) as client:
+        learn(client)
+    with Client(address) as client:
+        used = re.search(r"VmData:\s+(\d+) kB", Path(f"/proc/{daemon.pid}/status").read_text())
+        before = limit(daemon, resource.RLIMIT_DATA, int(used[1]) << 10)
+        with contextlib.ExitStack() as stack:
+            for number in range(300):
+                one = stack.enter_context(Client(address))
+                with contextlib.suppress(OSError):
+                    one.send(b"9999:" + b"x" * 9000)
+                if number % 10 == 0:
+                    one.send(b"%d:postfix new-%03d.example," % (23, number))
+            wait_for(daemon.says("out of memory"), "a word about it")
+        resource.prlimit(daemon.pid, resource.RLIMIT_DATA, before)
+    recovered(address)
+    assert daemon.text.count("no new connections for now: out of memory") <= 2
+
+
+@pytest.fixture
+def serve(tmp_path, caplog) -> Iterator[Callable[..., Served]]:
+    with serving(tmp_path, caplog) as start:
+        yield start
+
+
+def test_no_memory_even_to_poll(serve, caplog):
+    served = serve()
+    real, failures = served.poll.poll, [MemoryError] * 3
+
+    def poll(timeout: float | None, most: int) -> list[tuple[int, int]]:
+        if failures:
+            raise failures.pop()
+        return real(timeout, most)
+
+    served.poll.poll = poll
+    with served.client() as client:
+        assert client.ask(b"zone later") == b"LATER zone later"
+    assert failures == []
+    assert warnings(caplog) == ["out of memory"], "told once"
+
+
+def test_no_memory_to_read_the_replies_of_workers(serve):
+    """What woke the poll for them has been read already."""
+    served = serve()
+    real, failures = served.server._read_messages, [MemoryError] * 3
+
+    def read_messages() -> None:
+        if failures:
+            raise failures.pop()
+        real()
+
+    served.server._read_messages = read_messages
+    with served.client() as client:
+        assert client.ask(b"zone later") == b"LATER zone later"
+        assert client.ask(b"zone later") == b"LATER zone later"
+    assert failures == []
+
+
+def test_no_memory_for_one_of_the_ready_replies(serve, caplog, monkeypatch):
+    served = serve()
+    its = served.server._connections
+    with served.client() as one, served.client() as other:
+        for client in (one, other):
+            assert client.ask(b"zone constant") == b"CONSTANT zone constant"
+        real, failures = its._send, [MemoryError]
+
+        def send(connection: connections.Connection, data: bytes) -> None:
+            if failures:
+                raise failures.pop()
+            real(connection, data)
+
+        monkeypatch.setattr(its, "_send", send)
+        # No reply goes out by the short way.
+        short = SimpleNamespace(read=os.read, write=lambda descriptor, data: 0)
+        monkeypatch.setattr(connections, "os", short)
+        gate = threading.Event()
+        served.server.soon(lambda: gate.wait(DEADLINE))
+        for client in (one, other):
+            client.send(frame(b"zone constant"))
+        gate.set()
+        wait_for(lambda: len(served.connections) == 1, "the end of one of them")
+        (left,) = served.connections
+        lucky = next(
+            client
+            for client in (one, other)
+            if client.socket.getsockname() == left.socket.getpeername()
+        )
+        assert lucky.reply() == b"CONSTANT zone constant"
+    assert warnings(caplog) == ["no new connections for now: out of memory"]
+
+
+def test_no_threads(start, tmp_path):
+    daemon = start(
+        QUICK,
+        before=f"""
+import threading
+real = threading.Thread.start
+def start(self):
+    if os.path.exists({str(tmp_path / "none")!r}):
+        raise RuntimeError("can't start new thread")
+    real(self)
+threading.Thread.start = start
+""",
+    )
+    (address, blocked) = daemon.address(), tmp_path / "none"
+    with Client(address) as client:
+        learn(client)
+        blocked.touch()
+        with contextlib.ExitStack() as stack:
+            hanging = [stack.enter_context(Client(address)) for _ in range(12)]
+            for number, one in enumerate(hanging):
+                one.send(b"%d:postfix hang-%02d.example," % (23, number))
+            for _ in range(20):
+                assert client.ask(b"postfix " + KNOWN[0].encode()) == in_force(KNOWN[0])
+            assert {one.reply() for one in hanging} <= {NOT_FOUND, TEMP}
+        blocked.unlink()
+    recovered(address)
+
+
+def test_all_workers_are_busy(start):
+    """Whoever waits is answered in his turn, and a known domain all the while."""
+    line = "from stsresolver.socketmap import server; server.LINE_LIMIT = 1.5"
+    daemon = start("default_zone: {timeout: 1}\n", before=line)
+    address = daemon.address()
+    with Client(address) as client, contextlib.ExitStack() as stack:
+        learn(client)
+        with Load(address, new=False, within=1.0) as load:
+            began = time.monotonic()
+            clients = [stack.enter_context(Client(address)) for _ in range(60)]
+            for number, one in enumerate(clients):
+                one.send(b"%d:postfix hang-%02d.example," % (23, number))
+            replies = [one.reply() for one in clients]
+            assert time.monotonic() - began < 5.0
+            assert set(replies) == {NOT_FOUND, TEMP}, "looked up in vain, or not at all"
+            assert replies[:8] == [NOT_FOUND] * 8, "first come, first served"
+            load.more(50)
+        assert load.longest < 1.0
+    assert daemon.text.count("workers are busy") == 1
+    recovered(address)
+
+
+# THE CLOCK
+
+HOUR, DAY = 3600, 86_400
+
+
+@pytest.fixture
+def clock(tmp_path) -> tuple[Callable[[float], None], dict[str, str]]:
+    """Return what sets the daemon's clock ahead by seconds, and its environment."""
+    libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+    if not libraries:
+        unavailable("libfaketime")
+    file = tmp_path / "clock"
+
+    def ahead(seconds: float) -> None:
+        (tmp_path / "clock-new").write_text(f"{seconds:+d}\n")
+        (tmp_path / "clock-new").rename(file)
+
+    ahead(0)
+    return ahead, {
+        "LD_PRELOAD": libraries[0],
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DISABLE_SHM": "1",
+        # At a jump it may make sleep fail with EINVAL, and then a child is not waited for.
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def of(address: Address, domain: str) -> bytes:
+    with Client(address) as client:
+        return client.ask(b"postfix " + domain.encode())
+
+
+CACHES = ["sqlite", "redis"]
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_the_clock_jumps(start, world, clock, tmp_path, kind):
+    ahead, environment = clock
+    with contextlib.ExitStack() as stack:
+        cache = ""
+        if kind == "sqlite":
+            cache = f"cache: {{type: sqlite, options: {{filename: {tmp_path}/cache}}}}\n"
+        elif kind == "redis":
+            server = stack.enter_context(contextlib.closing(RedisServer(tmp_path / "redis")))
+            url = f"redis://127.0.0.1:{server.port}"
+            cache = f"cache: {{type: redis, options: {{url: '{url}'}}}}\n"
+        proactive = "proactive_policy_fetching: {enabled: true}\n"
+        daemon = start(QUICK + cache + proactive, **environment)
+        address = daemon.address()
+        with Client(address) as client:
+            learn(client)
+        world.faults.add("servfail")
+        for jump in (-HOUR, 0, -DAY, 0, -400 * DAY, 0):
+            ahead(jump)
+            for domain in (SHORT, *KNOWN[:3]):
+                assert of(address, domain) == in_force(domain), f"{domain} at {jump:+d}"
+        lapsed = {NOT_FOUND, TEMP}
+        with Load(address, new=False):
+            for jump in (HOUR, 0, DAY, 0, 6 * DAY, 0):
+                ahead(jump)
+                for domain in KNOWN[:3]:
+                    assert of(address, domain) == in_force(domain), f"{domain} at {jump:+d}"
+                # What was said just now is repeated for a tenth of a second.
+                wait_for(lambda: of(address, SHORT) in lapsed, "its end, for good")
+        ahead(8 * DAY)
+        wait_for(lambda: {of(address, domain) for domain in KNOWN} <= lapsed, "their end")
+        ahead(0)
+        world.faults.clear()
+        recovered(address)
+
+
+# THE END, AT ANY MOMENT
+
+
+@pytest.mark.parametrize("moment", [0.1, 0.3, 0.4, 0.5, 0.6, 0.8, 1.2])
+def test_sigterm_at_any_moment(tmp_path, world, moment):
+    """While it loads, starts, learns, answers; and again while it ends."""
+    path = tmp_path / "socket"
+    text = (
+        f"path: {path}\n{QUICK}cache: {{type: sqlite, options: {{filename: {tmp_path}/cache}}}}\n"
+    )
+    daemon = Daemon(tmp_path, world, text)
+    try:
+        with contextlib.ExitStack() as stack:
+            end = time.monotonic() + moment
+            clients: list[Client] = []
+            while time.monotonic() < end:
+                with contextlib.suppress(OSError):
+                    clients.append(stack.enter_context(Client(str(path))))
+                    clients[-1].send(b"%d:postfix %s," % (23, KNOWN[len(clients) % 8].encode()))
+                threading.Event().wait(0.02)
+            children = daemon.children()
+            status = daemon.stop()
+            assert status in (0, -signal.SIGTERM), daemon.text
+            for number, one in enumerate(clients, 1):
+                with contextlib.suppress(EOFError):
+                    assert one.reply() in (in_force(KNOWN[number % 8]), NOT_FOUND, TEMP)
+        # Before it listens, a signal ends it as any program.
+        if status == 0:
+            assert not path.exists()
+            assert not (tmp_path / "pid").exists()
+            assert "stopped" in daemon.text
+        else:
+            assert "listening" not in daemon.text
+        assert "Traceback" not in daemon.text
+        assert "bug of this program" not in daemon.text
+        for pid in children:
+            wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "its child to end")
+    finally:
+        daemon.kill()

@@ -1,0 +1,232 @@
+"""Several resolver processes as one: when another is started, which one is asked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from stsresolver.lookup import pool
+from stsresolver.lookup.client import Ending
+from stsresolver.lookup.messages import FETCH, POLICY_ID, RESOLVE
+from stsresolver.lookup.pool import ResolverPool
+from stsresolver.lookup.supervisor import StartError
+from stsresolver.mta_sts.policy import Mode, Policy
+from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
+from tests.support.socketmap_client import DEADLINE, wait_for
+
+
+class Process:
+    """A process that answers when it is told to. `all`: those of a test, in order."""
+
+    all: list[Process]
+    result = NoPolicy(Cause.NO_RECORD)
+    computes = True
+    refuses = False
+    slow = False
+
+    def __init__(self, workers, resolver):
+        self.settings = workers, resolver
+        self.ready = False
+        self.pid = None
+        self.losses = 0
+        self.under_way = 0
+        self.asked: list[str] = []
+        self.closed = False
+        self.answers = threading.Event()
+        self._lock = threading.Lock()
+        Process.all.append(self)
+
+    def start(self):
+        if Process.refuses and len(Process.all) > 1:
+            raise StartError("it cannot be started: no room")
+        self.ready, self.pid = not Process.slow, 1000 + len(Process.all)
+
+    @property
+    def cpu(self):
+        """A core's whole time for ever, or none."""
+        return time.monotonic() if self.computes else 0.0
+
+    def change(self, workers, resolver):
+        self.settings = workers, resolver
+
+    def close(self):
+        self.closed = True
+        self.answers.set()
+
+    def ask(self, what, domain, timeout, *known_ids):
+        with self._lock:
+            self.under_way += 1
+            self.asked.append(domain)
+        assert self.answers.wait(DEADLINE)
+        with self._lock:
+            self.under_way -= 1
+        return self.result
+
+
+@pytest.fixture
+def several(monkeypatch):
+    """Return what makes resolvers of at most so many processes."""
+    monkeypatch.setattr(pool, "ResolverProcess", Process)
+    monkeypatch.setattr(pool, "_LOOK", 0.0)
+    monkeypatch.setattr(Process, "all", [], raising=False)
+    monkeypatch.setattr(Process, "refuses", False)
+
+    def make(most):
+        monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: range(most))
+        one = ResolverPool(4, {"dns_port": 53})
+        one.start()
+        return one
+
+    yield make
+    for process in Process.all:
+        process.answers.set()
+
+
+def ask_many(one, threads, number):
+    before = sum(len(process.asked) for process in Process.all)
+    for count in range(number):
+        threads.submit(one.lookups(1.0).policy_id, f"{before + count}.example")
+        wait_for(
+            lambda n=before + count + 1: sum(len(p.asked) for p in Process.all) >= n, "a lookup"
+        )
+
+
+def test_few_lookups_need_one_process(several):
+    one = several(4)
+    with ThreadPoolExecutor(64) as threads:
+        ask_many(one, threads, pool._MANY)
+        assert one.running == len(Process.all) == 1
+        one.close()
+    assert Process.all[0].closed
+
+
+def test_many_lookups_that_wait_need_one_process(several, monkeypatch):
+    monkeypatch.setattr(Process, "computes", False)
+    one = several(4)
+    with ThreadPoolExecutor(64) as threads:
+        ask_many(one, threads, 4 * pool._MANY)
+        assert len(Process.all) == 1
+        one.close()
+
+
+def test_what_they_use_is_looked_at_over_some_time(several, monkeypatch):
+    monkeypatch.setattr(pool, "_LOOK", 60.0)
+    one = several(4)
+    one._looked = time.monotonic()
+    with ThreadPoolExecutor(64) as threads:
+        ask_many(one, threads, 4 * pool._MANY)
+        assert len(Process.all) == 1, "a moment tells nothing"
+        one._looked -= 61.0
+        ask_many(one, threads, 1)
+        assert len(Process.all) == 2
+        one.close()
+
+
+@pytest.mark.parametrize(("cores", "most"), [(1, 1), (2, 2), (3, 3), (64, 4)])
+def test_many_lookups_start_others_one_for_each_core(several, cores, most):
+    one = several(cores)
+    with ThreadPoolExecutor(128) as threads:
+        ask_many(one, threads, 64)
+        assert one.running == len(Process.all) == most
+        assert max(p.under_way for p in Process.all) <= 64 // most + pool._MANY
+        one.close()
+    assert all(process.closed for process in Process.all)
+
+
+def test_one_that_is_not_ready_is_not_asked(several):
+    one = several(2)
+    with ThreadPoolExecutor(64) as threads:
+        ask_many(one, threads, pool._MANY + 1)
+        Process.all[1].ready = False
+        ask_many(one, threads, 4)
+        assert Process.all[1].asked == []
+        Process.all[1].ready = True
+        ask_many(one, threads, 4)
+        assert len(Process.all[1].asked) == 4, "the one with the least to do"
+        one.close()
+
+
+def test_while_one_is_being_started_no_other_is(several, monkeypatch):
+    monkeypatch.setattr(Process, "slow", True)
+    one = several(4)
+    with ThreadPoolExecutor(128) as threads:
+        ask_many(one, threads, 2 * pool._MANY)
+        assert len(Process.all) == 1
+        Process.all[0].ready = True
+        ask_many(one, threads, 2 * pool._MANY)
+        assert len(Process.all) == 2
+        Process.all[1].ready = True
+        ask_many(one, threads, 4 * pool._MANY)
+        assert len(Process.all) == 3
+        one.close()
+
+
+def test_one_that_cannot_be_started_is_not_tried_again(several, monkeypatch, caplog):
+    one = several(4)
+    monkeypatch.setattr(Process, "refuses", True)
+    with ThreadPoolExecutor(64) as threads:
+        ask_many(one, threads, 3 * pool._MANY)
+        assert len(Process.all) == 2
+        assert one.running == 1
+        one.close()
+    (line,) = caplog.messages
+    assert line == "it cannot be started: no room: there will be no more than there are"
+
+
+def test_other_settings_are_for_all_and_for_those_to_come(several):
+    one = several(3)
+    with ThreadPoolExecutor(64) as threads:
+        ask_many(one, threads, pool._MANY + 1)
+        one.change(8, {})
+        ask_many(one, threads, 2 * pool._MANY)
+        assert [process.settings for process in Process.all] == [(8, {})] * 3
+        one.close()
+
+
+def test_a_lookup_after_the_end_starts_nothing(several):
+    one = several(2)
+    one.close()
+    Process.all[0].under_way = pool._MANY
+    assert isinstance(one.lookups(1.0).policy_id("a.example"), NoPolicy | Failure)
+    assert len(Process.all) == 1
+
+
+def test_what_is_counted_is_counted_once(several):
+    one = several(1)
+    Process.all[0].answers.set()
+    Process.all[0].losses = 3
+    one.lookups(1.0).policy_id("a.example")
+    assert sum(one.endings.read().values()) == 1
+    assert sum(sum(seconds.read()[0]) for seconds in one.seconds.values()) == 1
+    assert one.losses == 3
+    assert one.pid == 1001
+
+
+POLICY = Policy(Mode.NONE, (), 1, "version: STSv1\nmode: none\nmax_age: 1")
+AN_ID = Ending(POLICY_ID, "found", None)
+
+
+@pytest.mark.parametrize(
+    ("result", "ended"),
+    [
+        (Found(POLICY, "2"), [AN_ID, Ending(FETCH, "found", None)]),
+        (NotChanged("1"), [AN_ID]),
+        (Failure(Cause.TLS, id="2"), [AN_ID, Ending(FETCH, "failure", Cause.TLS)]),
+        (Failure(Cause.DNS), [Ending(POLICY_ID, "failure", Cause.DNS)]),
+        (Failure(Cause.PROCESS), [Ending(POLICY_ID, "failure", Cause.PROCESS)]),
+        (NoPolicy(Cause.BAD_RECORD), [Ending(POLICY_ID, "none", Cause.BAD_RECORD)]),
+    ],
+    ids=repr,
+)
+def test_record_and_policy_are_counted_each_though_asked_for_at_once(several, result, ended):
+    one = several(1)
+    Process.all[0].answers.set()
+    Process.all[0].result = result
+    assert one.lookups(1.0).resolve("a.example", "1") == result
+    assert {kind for kind, number in one.endings.read().items() if number} == set(ended)
+    assert sum(one.endings.read().values()) == len(ended)
+    counted = {what: sum(seconds.read()[0]) for what, seconds in one.seconds.items()}
+    assert counted == {RESOLVE: 1, POLICY_ID: 0, FETCH: 0}

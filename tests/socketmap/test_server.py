@@ -1,0 +1,506 @@
+"""The server behind its connections: replies, workers and their line, waking, stopping.
+
+Loopback only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from stsresolver.socketmap import server
+from stsresolver.socketmap.netstring import MAX_REPLY
+from stsresolver.socketmap.reply_cache import MAX_REQUEST as MAX_READY_REQUEST
+from stsresolver.socketmap.reply_cache import Reply
+from tests.support.served import Served, Source, serving, warnings
+from tests.support.socketmap_client import DEADLINE, frame, wait_for
+
+
+@pytest.fixture
+def serve(tmp_path, caplog) -> Iterator[Callable[..., Served]]:
+    with serving(tmp_path, caplog) as start:
+        yield start
+
+
+@pytest.fixture(params=["tcp4", "tcp6", "unix"])
+def everywhere(request, serve) -> Served:
+    return serve(request.param)
+
+
+# REPLIES
+
+
+def test_longest_reply(everywhere):
+    with everywhere.client() as client:
+        assert client.ask(b"zone bytes %d" % MAX_REPLY) == b"x" * MAX_REPLY
+        assert client.ask(b"zone now a") == b"NOW zone now a"
+
+
+def test_reply_that_postfix_would_refuse_closes(serve):
+    served = serve(bugs=True)
+    with served.client() as client, served.client() as other:
+        client.send(frame(b"zone bytes %d" % (MAX_REPLY + 1)) + frame(b"zone now a"))
+        assert client.is_closed()
+        assert other.ask(b"zone now a") == b"NOW zone now a"
+
+
+def test_second_reply_to_a_request_is_not_sent(serve):
+    served = serve()
+    with served.client() as client:
+        assert client.ask(b"zone twice a") == b"FIRST zone twice a"
+        assert client.ask(b"zone now a") == b"NOW zone now a"
+
+
+def test_ready_reply_is_said_without_asking(serve):
+    served = serve()
+    with served.client() as client, served.client() as other:
+        for _ in range(3):
+            assert client.ask(b"zone ready a") == b"READY zone ready a"
+            assert other.ask(b"zone constant a") == b"CONSTANT zone constant a"
+        client.send(frame(b"zone ready a") * 3)
+        assert client.replies(3) == [b"READY zone ready a"] * 3
+    assert served.source.lookups == [b"zone ready a"]
+    assert sorted(served.source.asked) == [b"zone constant a", b"zone ready a"]
+
+
+def test_ready_reply_expires(serve):
+    served = serve()
+    served.source.until = time.monotonic() + 0.3
+    with served.client() as client:
+        for _ in range(2):
+            assert client.ask(b"zone ready a") == b"READY zone ready a"
+        if time.monotonic() < served.source.until:
+            assert len(served.source.lookups) == 1
+        wait_for(lambda: time.monotonic() > served.source.until, "the reply's end")
+        assert client.ask(b"zone ready a") == b"READY zone ready a"
+        assert client.ask(b"zone ready a") == b"READY zone ready a"
+    assert len(served.source.lookups) == 3, "a reply past its end was kept"
+
+
+def test_forgotten_reply_is_looked_up_again(serve):
+    served = serve()
+    with served.client() as client:
+        for _ in range(2):
+            client.ask(b"zone ready a")
+            client.ask(b"other ready a")
+        served.server.forget("another.example")
+        client.ask(b"zone ready a")
+        assert len(served.source.lookups) == 2
+        served.server.forget("domain.example")
+        for _ in range(2):
+            client.ask(b"zone ready a")
+            client.ask(b"other ready a")
+        assert len(served.source.lookups) == 4
+
+
+def test_reply_from_before_a_change_is_not_kept(serve):
+    class Changing(Source):
+        def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
+            super().look_up(request, lambda made: self.change_and(deliver, made))
+
+        def change_and(self, deliver: Callable[[Reply], None], made: Reply) -> None:
+            self.changes += len(self.lookups) == 1
+            deliver(made)
+
+    served = serve(source=Changing())
+    with served.client() as client:
+        for _ in range(3):
+            assert client.ask(b"zone ready a") == b"READY zone ready a"
+    assert len(served.source.lookups) == 2
+
+
+def test_switch_drops_ready_replies_and_what_the_old_source_still_says(serve):
+    served = serve()
+    old, new = served.source, Source()
+    with served.client() as client, served.client() as waiting:
+        assert client.ask(b"zone constant a") == b"CONSTANT zone constant a"
+        waiting.send(frame(b"zone held a"))
+        wait_for(old.held(1), "the lookup")
+        served.server.switch(new)
+        assert client.ask(b"zone constant a") == b"CONSTANT zone constant a"
+        assert new.asked == [b"zone constant a"], "it is asked anew"
+        old.until = math.inf
+        old.release()
+        new.release()
+        assert waiting.replies(1) == [b"LATER zone held a"], "a request keeps its source"
+        assert waiting.ask(b"zone ready a") == b"READY zone ready a"
+        assert new.lookups == [b"zone ready a"]
+
+
+def test_reply_of_the_source_before_is_not_kept(serve):
+    class Switching(Source):
+        def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
+            served.server.switch(new)
+            super().look_up(request, deliver)
+
+    new = Source()
+    served = serve(source=Switching())
+    with served.client() as client:
+        for _ in range(2):
+            assert client.ask(b"zone ready a") == b"READY zone ready a"
+    assert new.lookups == [b"zone ready a"]
+
+
+def test_long_request_is_answered_and_not_kept(serve):
+    served = serve()
+    long = b"zone ready ".ljust(MAX_READY_REQUEST, b"x")
+    with served.client() as client:
+        assert client.ask(long) == client.ask(long) == b"READY " + long
+    assert served.source.lookups == [long, long]
+
+
+# WORKERS
+
+
+def test_lookups_run_side_by_side_up_to_the_number_of_workers(serve):
+    served = serve(workers=3)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(served.client()) for _ in range(5)]
+        threads = threading.active_count()
+        for client in clients:
+            client.send(frame(b"zone held a"))
+        wait_for(served.source.held(3), "three lookups")
+        wait_for(served.in_line(2), "two in line")
+        assert len(served.source.lookups) == 3
+        assert threading.active_count() == threads + 3
+        with served.client() as other:
+            assert other.ask(b"zone now a") == b"NOW zone now a"
+        served.source.release()
+        assert [client.reply() for client in clients] == [b"LATER zone held a"] * 5
+        assert threading.active_count() == threads + 3
+
+
+def test_line_is_first_come_first_served(serve):
+    served = serve(workers=1)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(served.client()) for _ in range(10)]
+        clients[0].send(frame(b"zone held 0"))
+        wait_for(served.source.held(1), "the lookup")
+        for index, client in enumerate(clients[1:], 1):
+            client.send(frame(b"zone later %d" % index))
+            wait_for(served.in_line(index), "a place in line")
+        served.source.release()
+        for client in clients:
+            client.reply()
+    assert served.source.lookups[1:] == [b"zone later %d" % index for index in range(1, 10)]
+
+
+def test_request_that_waits_too_long_gets_what_is_at_hand(serve, monkeypatch, caplog):
+    monkeypatch.setattr(server, "LINE_LIMIT", 0.2)
+    served = serve(workers=2)
+    with served.client() as one, served.client() as two, served.client() as three:
+        one.send(frame(b"zone held 1"))
+        two.send(frame(b"zone held 2"))
+        wait_for(served.source.held(2), "two lookups")
+        three.send(frame(b"zone later 3") + frame(b"zone now 4") + frame(b"zone later 5"))
+        assert three.replies(3) == [b"TEMP ", b"NOW zone now 4", b"TEMP "]
+        served.source.release()
+        assert one.reply() == b"LATER zone held 1"
+        assert two.reply() == b"LATER zone held 2"
+        assert three.ask(b"zone later 6") == b"LATER zone later 6"
+        assert b"zone later 3" not in served.source.lookups
+    assert 1 <= len(warnings(caplog)) <= 2
+    assert "workers are busy" in warnings(caplog)[0]
+
+
+def test_lookup_that_raises_is_answered_and_the_worker_survives(serve):
+    served = serve(workers=1, bugs=True)
+    with served.client() as client:
+        assert client.ask(b"zone later a") == b"LATER zone later a"
+        threads = threading.active_count()
+        for _ in range(5):
+            assert client.ask(b"zone broken a") == b"TEMP "
+            assert client.ask(b"zone later a") == b"LATER zone later a"
+        assert threading.active_count() == threads
+
+
+def test_lookup_that_raises_with_nothing_at_hand_closes(serve):
+    served = serve(workers=1, bugs=True)
+    served.source.at_hand_works = False
+    with served.client() as client, served.client() as other:
+        client.send(frame(b"zone broken a"))
+        assert client.is_closed()
+        assert other.ask(b"zone later a") == b"LATER zone later a"
+
+
+@pytest.mark.parametrize("before", [b"", frame(b"zone later a"), frame(b"zone now a")])
+def test_source_that_raises_on_the_serving_thread(serve, before):
+    served = serve(bugs=True)
+    with served.client() as client, served.client() as other:
+        client.send(before + frame(b"zone broken-now b") + frame(b"zone now c"))
+        if before:
+            assert client.reply().endswith(b" a")
+        assert client.reply() == b"LATER zone broken-now b"
+        assert client.reply() == b"NOW zone now c"
+        assert other.ask(b"zone later d") == b"LATER zone later d"
+
+
+def test_jobs_behind_wait_until_the_line_is_empty(serve):
+    served = serve(workers=1)
+    ran = queue.SimpleQueue[tuple[int, int]]()
+    with served.client() as first, served.client() as second:
+        first.send(frame(b"zone held 1"))
+        wait_for(served.source.held(1), "the lookup")
+        for number in range(3):
+            served.server.behind(
+                lambda number=number: ran.put((number, len(served.source.lookups)))
+            )
+        wait_for(lambda: len(served.server._behind) == 3, "the jobs")
+        second.send(frame(b"zone later 2") + frame(b"zone later 3"))
+        wait_for(served.in_line(1), "the line")
+        served.source.release()
+        assert second.reply() == b"LATER zone later 2"
+        jobs = [ran.get(timeout=DEADLINE) for _ in range(3)]
+        assert [number for number, _ in jobs] == [0, 1, 2]
+        assert jobs[0][1] >= 2, "a job ran before the request in line"
+        assert second.reply() == b"LATER zone later 3"
+
+
+def test_job_behind_that_raises(serve):
+    served = serve(workers=1, bugs=True)
+    ran = threading.Event()
+    served.server.behind(lambda: 1 // 0)
+    served.server.behind(ran.set)
+    assert ran.wait(DEADLINE)
+    with served.client() as client:
+        assert client.ask(b"zone later a") == b"LATER zone later a"
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_thread_that_cannot_be_started(serve, monkeypatch, caplog, failures):
+    """With nothing else happening, the request does not wait for its time in line to end."""
+    served = serve()
+    with served.client() as client:
+        assert client.ask(b"zone now a") == b"NOW zone now a"
+        start = threading.Thread.start
+        left = [None] * failures
+
+        def fail(thread: threading.Thread) -> None:
+            if left:
+                left.pop()
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        assert client.ask(b"zone later a") == b"LATER zone later a"
+        assert not left
+    assert warnings(caplog) == ["no thread for another lookup: can't start new thread"]
+
+
+def test_no_thread_at_all(serve, monkeypatch):
+    """What a worker there is can do is done; the others get what is at hand."""
+    monkeypatch.setattr(server, "LINE_LIMIT", 0.3)
+    served = serve()
+    with served.client() as client, served.client() as other:
+        assert client.ask(b"zone later a") == b"LATER zone later a"
+
+        def fail(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        client.send(frame(b"zone held b"))
+        wait_for(served.source.held(1), "the lookup")
+        assert other.ask(b"zone later c") == b"TEMP "
+        served.source.release()
+        assert client.reply() == b"LATER zone held b"
+        assert other.ask(b"zone later c") == b"LATER zone later c"
+
+
+def test_connection_limit_follows_the_limit_of_open_files():
+    """The soft limit is raised to the hard one; workers and files have their share left."""
+    program = """
+import resource
+from stsresolver.socketmap.server import SocketmapServer
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1000))
+server = SocketmapServer([], workers=150)
+print(server._connections.limit, *resource.getrlimit(resource.RLIMIT_NOFILE))
+server.server_close()
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    connections, soft, hard = map(int, run.stdout.split())
+    assert soft == hard == 1000
+    assert 500 <= connections <= 1000 - 2 * 150
+
+
+# WAKING
+
+
+def test_wake_that_comes_after_its_message_was_read(serve):
+    """A thread may be stopped between adding its message and waking the server."""
+    served = serve()
+    with served.client() as client:
+        assert client.ask(b"zone later a") == b"LATER zone later a"
+        served.server._woken = True
+        served.server._wake_out.send(b"\0")
+        assert served.is_at_rest()
+        for _ in range(10):
+            assert client.ask(b"zone later b") == b"LATER zone later b"
+
+
+def test_many_clients_at_once_lose_nothing(serve):
+    """Random requests, pieces and pipelines from several threads: each gets its own, in order."""
+    served = serve(workers=3)
+    seed = random.randrange(1 << 32)
+    failures = queue.SimpleQueue[str]()
+
+    def converse(number: int) -> None:
+        chance = random.Random(f"{seed} {number}")
+        words = [b"now", b"later", b"constant", b"ready"]
+        try:
+            with served.client() as client:
+                for round_ in range(40):
+                    requests = [
+                        b"%d %b %d" % (chance.choice([0, number]), chance.choice(words), round_ % 5)
+                        for _ in range(chance.randrange(1, 20))
+                    ]
+                    wire = b"".join(map(frame, requests))
+                    while wire:
+                        at = chance.randrange(1, len(wire) + 1)
+                        client.send(wire[:at])
+                        wire = wire[at:]
+                    got = [text.partition(b" ")[2] for text in client.replies(len(requests))]
+                    assert got == requests
+        except (AssertionError, OSError, EOFError) as error:
+            failures.put(f"{number}: {error!r}")
+
+    threads = [threading.Thread(target=converse, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        served.server.forget("domain.example")
+        threading.Event().wait(0.001)
+    for thread in threads:
+        thread.join()
+    assert failures.empty(), f"seed {seed}, client {failures.get()}"
+    assert served.is_at_rest()
+
+
+# STOPPING
+
+
+def test_stop_ends_idle_connections_at_once_and_finishes_what_is_under_way(everywhere):
+    with (
+        everywhere.client() as idle,
+        everywhere.client() as begun,
+        everywhere.client() as waiting,
+    ):
+        assert idle.ask(b"zone now a") == b"NOW zone now a"
+        begun.send(b"10:zone")
+        waiting.send(frame(b"zone held b"))
+        wait_for(everywhere.source.held(1), "the lookup")
+        wait_for(lambda: any(one.received for one in everywhere.connections), "the piece")
+        everywhere.server.stop()
+        assert idle.is_closed()
+        assert begun.is_closed()
+        assert waiting.has_nothing_to_read()
+        with pytest.raises(OSError):
+            everywhere.client()
+        assert everywhere.is_at_rest()
+        everywhere.source.release()
+        assert waiting.reply() == b"LATER zone held b"
+        assert waiting.is_closed()
+        assert everywhere.has_ended()
+        assert everywhere.clean is True
+
+
+def test_stop_answers_requests_that_wait_in_line(serve):
+    served = serve(workers=1)
+    with served.client() as first, served.client() as second:
+        first.send(frame(b"zone held 1"))
+        wait_for(served.source.held(1), "the lookup")
+        second.send(frame(b"zone later 2"))
+        wait_for(served.in_line(1), "the line")
+        served.server.stop()
+        wait_for(served.has_stopped_listening, "the stop")
+        served.source.release()
+        assert first.reply() == b"LATER zone held 1"
+        assert second.reply() == b"LATER zone later 2"
+        assert served.has_ended()
+        assert served.clean is True
+
+
+def test_stop_sends_what_a_late_reader_has_not_read_yet(serve):
+    served = serve()
+    with served.client(receive_buffer=4096) as late:
+        late.send(frame(b"zone much a") * 200)
+        wait_for(served.is_full, "a full client")
+        served.server.stop()
+        wait_for(served.has_stopped_listening, "the stop")
+        assert late.reply().startswith(b"MUCH ")
+        while not late.is_closed():
+            assert late.reply().startswith(b"MUCH ")
+        assert served.has_ended()
+        assert served.clean is True
+
+
+def test_second_stop_ends_at_once(serve, caplog):
+    served = serve()
+    with served.client() as client:
+        client.send(frame(b"zone held a"))
+        wait_for(served.source.held(1), "the lookup")
+        served.server.stop()
+        wait_for(served.has_stopped_listening, "the stop")
+        served.server.stop()
+        assert served.has_ended()
+        assert served.clean is False
+        served.server.server_close()
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_shutdown_timeout(serve, seconds):
+    served = serve(shutdown_timeout=seconds)
+    with served.client() as client, served.client(receive_buffer=4096) as deaf:
+        client.send(frame(b"zone held a"))
+        deaf.send(frame(b"zone much b") * 200)
+        wait_for(served.source.held(1), "the lookup")
+        wait_for(served.is_full, "a full client")
+        began = time.monotonic()
+        served.server.stop()
+        assert served.has_ended()
+        assert time.monotonic() - began >= seconds
+        assert served.clean is False
+
+
+def test_shutdown_waits_for_the_end(serve):
+    served = serve()
+    with served.client() as client:
+        assert client.ask(b"zone later a") == b"LATER zone later a"
+        served.server.shutdown()
+        assert client.is_closed()
+        assert served.has_ended()
+        assert served.clean is True
+
+
+def test_stop_before_serving(serve):
+    served = serve(run=False)
+    served.server.stop()
+    served.start()
+    assert served.has_ended()
+    assert served.clean is True
+
+
+def test_reply_that_comes_after_the_end(serve):
+    """A worker may outlive the server; it must not fail on the closed sockets."""
+    served = serve()
+    with served.client() as client:
+        client.send(frame(b"zone held a"))
+        wait_for(served.source.held(1), "the lookup")
+        served.server.stop()
+        served.server.stop()
+        assert served.has_ended()
+        served.server.server_close()
+        before = len(served.server._messages)
+        served.source.release()
+        wait_for(lambda: len(served.server._messages) == before + 2, "the worker to be done")
