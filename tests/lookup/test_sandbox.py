@@ -80,7 +80,8 @@ def signal_parent(): os.kill(os.getppid(), 0)
 @attempt
 def parents_memory(): open(f"/proc/{os.getppid()}/mem", "rb").close()
 @attempt
-def parents_environment(): open(f"/proc/{os.getppid()}/environ", "rb").read()
+def parents_environment():
+    with open(f"/proc/{os.getppid()}/environ", "rb") as file: file.read()
 @attempt
 def trace_parent():  # PTRACE_SEIZE, which does not stop it
     libc = ctypes.CDLL(None, use_errno=True)
@@ -95,9 +96,10 @@ def memory(): bytearray(1 << 30)
 def core(): assert resource.getrlimit(resource.RLIMIT_CORE)[1] > 0
 @attempt
 def privileges():
-    assert "NoNewPrivs:\\t0" in open("/proc/self/status").read()
+    with open("/proc/self/status") as file: assert "NoNewPrivs:\\t0" in file.read()
 @attempt
-def read(): assert open("there").read() == "text"
+def read():
+    with open("there") as file: assert file.read() == "text"
 @attempt
 def list_files(): assert "there" in os.listdir(".")
 @attempt
@@ -133,8 +135,22 @@ def outcome(call):
 
 exec(sys.argv[3])
 word = sandbox.confine(int(sys.argv[4]))
-print(json.dumps([word, {name: outcome(call) for name, call in attempts.items()}]))
+with held:
+    print(json.dumps([word, {name: outcome(call) for name, call in attempts.items()}]))
 """
+
+
+def run(program: str, *arguments: object) -> str:
+    """Run what confines itself; return what it prints.
+
+    It must write nothing to standard error, which is a pipe: a file, as pytest's is, may not grow.
+    """
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def confined(directory: Path, before: str = "") -> tuple[str, dict[str, str]]:
@@ -149,11 +165,7 @@ def confined(directory: Path, before: str = "") -> tuple[str, dict[str, str]]:
         port = listener.getsockname()[1]
         abstract.bind(f"\0stsresolver-{port}")
         abstract.listen()
-        command = [sys.executable, "-c", PROGRAM, directory, str(port), before, str(MEMORY)]
-        done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=30, check=True
-        )
-    word, outcomes = json.loads(done.stdout)
+        word, outcomes = json.loads(run(PROGRAM, directory, port, before, MEMORY))
     return word, outcomes
 
 
@@ -246,7 +258,7 @@ for limit in resource.RLIMIT_DATA, resource.RLIMIT_CORE, resource.RLIMIT_FSIZE:
         continue
     raise SystemExit("a limit was raised again")
 """
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30, check=True)
+    run(program)
 
 
 def test_a_lower_limit_stays():
@@ -257,7 +269,7 @@ resource.setrlimit(resource.RLIMIT_DATA, ({MEMORY} // 2, {MEMORY} // 2))
 confine({MEMORY})
 assert resource.getrlimit(resource.RLIMIT_DATA) == ({MEMORY} // 2, {MEMORY} // 2)
 """
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30, check=True)
+    run(program)
 
 
 class Kernel:
