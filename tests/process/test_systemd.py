@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -540,6 +541,20 @@ def test_units_are_understood(units):
     assert [one.suffix for one in names] == [".service", ".socket"]
     # The manual pages are not installed here.
     assert analyze("verify", "--man=no", *names) == ""
+
+
+def test_reload_signals_the_daemon_by_what_every_debian_has():
+    """Essential packages alone: /bin/kill is in procps."""
+    service = (UNITS / "mta-sts-daemon.service").read_text()
+    *_, command = re.findall("^ExecReload=(.+)$", service, re.M)
+    with subprocess.Popen(
+        ["sh", "-c", "echo ready; read _"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as daemon:
+        assert daemon.stdout.readline() == b"ready\n"
+        words = [word.replace("${MAINPID}", str(daemon.pid)) for word in shlex.split(command)]
+        assert words[0] == "/bin/sh"
+        subprocess.run(words, env={"PATH": ""}, timeout=DEADLINE, check=True)
+        assert daemon.wait(DEADLINE) == -signal.SIGHUP
 
 
 def test_little_is_exposed(units):
