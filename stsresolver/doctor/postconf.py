@@ -84,7 +84,10 @@ def read(directory: str | None = None) -> Postfix:
     if program is None:
         raise NoPostfix("there is no postconf")
     deadline = Deadline(_TIMEOUT)
-    command = [program, *(("-c", directory) if directory is not None else ())]
+    command = [program]
+    if directory := directory or os.environ.get("MAIL_CONFIG"):
+        # For a second after a change Postfix 3.10 takes config_directory for the built-in one.
+        command += ["-c", directory, "-o", f"config_directory={directory}"]
     return parse(
         *(_output([*command, *more], deadline) for more in (["-x", *NAMES], ["-M"], ["-Px"]))
     )

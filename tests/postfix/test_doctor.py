@@ -132,6 +132,14 @@ def test_no_main_cf(tmp_path, configure):
         read(str(tmp_path))
 
 
+def test_directory_is_known_as_soon_as_it_is_written(configure):
+    """Postfix 3.10 takes its built-in one while main.cf is new."""
+    directory = configure("smtp_tls_CAfile = $config_directory/ca.pem\n")
+    main = read(directory).main
+    assert main["config_directory"] == directory
+    assert main["smtp_tls_CAfile"] == f"{directory}/ca.pem"
+
+
 def test_where_postfix_has_it(configure, monkeypatch, capsys):
     monkeypatch.setenv("MAIL_CONFIG", configure())
     examination.examine(Config(path="/none"), "made up", resolv_conf="/none", dns_port=1)
