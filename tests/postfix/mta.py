@@ -8,8 +8,9 @@ from .namespace import Log, wait_until
 
 SOCKETMAP = "socketmap:inet:127.0.0.1:8461:postfix"
 
-# The transports `strict`, `tlsrpt` and `unix` differ from `smtp` in whom they ask, and how.
-# `tlsrpt` also reports to a socket what became of TLS, from Postfix 3.10 on.
+# The transports `strict`, `tlsrpt`, `reuse` and `unix` differ from `smtp` in whom they ask, and
+# how. `tlsrpt` and `reuse` also report to a socket what became of TLS, from Postfix 3.10 on; for
+# `reuse`, tlsproxy(8) does TLS.
 MAIN = """\
 compatibility_level = 3.6
 queue_directory = {directory}/queue
@@ -25,6 +26,7 @@ inet_protocols = ipv4
 transport_maps = inline:{{
     {{ .strict.example = strict: }}
     {{ .tlsrpt.example = tlsrpt: }}
+    {{ .reuse.example = reuse: }}
     {{ .unix.example = unix: }}
     {{ behind-relay.example = smtp:[relay.example]:25 }} }}
 smtp_tls_security_level = may
@@ -54,6 +56,12 @@ tlsrpt    unix       - - n -     - smtp
   -o smtp_tls_policy_maps=socketmap:inet:127.0.0.1:8461:tlsrpt
   -o smtp_tlsrpt_enable=yes
   -o smtp_tlsrpt_socket_name={directory}/tlsrpt.sock
+reuse     unix       - - n -     - smtp
+  -o smtp_tls_policy_maps=socketmap:inet:127.0.0.1:8461:tlsrpt
+  -o smtp_tlsrpt_enable=yes
+  -o smtp_tlsrpt_socket_name={directory}/tlsrpt.sock
+  -o smtp_tls_connection_reuse=yes
+tlsproxy  unix       - - n -     0 tlsproxy
 unix      unix       - - n -     - smtp
   -o smtp_tls_policy_maps=socketmap:unix:{directory}/daemon.sock:postfix
 showq     unix       n - n -     - showq

@@ -163,7 +163,7 @@ def test_beside_the_daemon_and_its_postfix(lab):
         f" {SOCKETMAP}",
         f"OK       Postfix, zone: strict: strict answers {SOCKETMAP[:-7]}strict",
         "OK       Postfix, CA certificates: ",
-        f"{tlsrpt:<8} Postfix, version: tlsrpt: Postfix ",
+        f"{tlsrpt:<8} Postfix, version: tlsrpt, reuse: Postfix ",
         "warning  Postfix, policy maps: unix: ",
     ):
         assert [line for line in lines if line.startswith(want)], "\n".join(lines)
