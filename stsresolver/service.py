@@ -16,6 +16,7 @@ from .lookup.pool import ResolverPool
 from .net.proxy import Proxy
 from .policies.in_force import Policies
 from .policies.proactive import Proactive
+from .policies.renewal_times import RenewalTimes
 from .socketmap.answer import Answers, ReplyCounts
 from .socketmap.server import SocketmapServer
 from .stores.opening import open_cache
@@ -48,11 +49,9 @@ class Service:
         self.policies = Policies(
             self.cache,
             functools.cache(self.resolver.lookups),
-            grace=config.cache_grace,
+            times=_times(config),
             behind=server.behind,
             changed=server.forget,
-            interval=config.proactive.interval,
-            grace_ratio=config.proactive.grace_ratio,
         )
         self.proactive = Proactive(
             self.cache,
@@ -88,7 +87,7 @@ class Service:
         if isinstance(self.cache, LayeredStore):
             self.cache.grace = config.cache_grace
         proactive = config.proactive
-        self.policies.set_times(config.cache_grace, proactive.interval, proactive.grace_ratio)
+        self.policies.times = _times(config)
         self.proactive.timeout = config.default_zone.timeout
         self.proactive.settings = proactive
         self.server.switch(self._answers(config))
@@ -103,6 +102,11 @@ class Service:
 
     def _answers(self, config: Config) -> Answers:
         return Answers(self.policies, config.default_zone, config.zones, self.replies)
+
+
+def _times(config: Config) -> RenewalTimes:
+    proactive = config.proactive
+    return RenewalTimes(config.cache_grace, proactive.interval, proactive.grace_ratio)
 
 
 def _reach(proxy: Proxy | None) -> Mapping[str, object]:

@@ -34,8 +34,9 @@ from ..counters import BOUNDS, Durations
 from ..lookup.messages import FETCH, POLICY_ID, RESOLVE
 from ..lookup.pool import ResolverPool
 from ..mta_sts.policy import Mode
-from ..policies.in_force import Policies, Refresh
+from ..policies.in_force import Policies
 from ..policies.proactive import Proactive
+from ..policies.steps import Refresh
 from ..socketmap.answer import ReplyCounts
 from ..socketmap.server import SocketmapServer
 from ..version import __version__

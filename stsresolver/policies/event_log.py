@@ -1,15 +1,15 @@
-"""What the log says of a domain: once for each change of its state, not once for each mail.
+"""Log of domain events: a line for each change of a domain's state, not one for each mail.
 
-Debug: nothing to do for anybody. Info: a policy came, changed or works again. Warning: an
+Debug: nobody has to act. Info: a policy was found, changed or works again. Warning: an
 administrator may have to act, or mail is less protected than before.
 
-A domain's state is kept by (domain, timeout), as its lookups are: with a longer timeout more works.
+A domain's state is kept by (domain, timeout), as its lookups are: a longer timeout finds more.
 
-A domain whose state goes to and fro gets five lines an hour for each event and cause; those beyond
-are debug lines, and their number is said when the hour is over and anything else is to be said.
+A domain whose state keeps changing gets five lines an hour for each event and cause. The lines
+beyond are logged at debug, and a later line gives their number.
 
-Each record carries `domain` and `event`, and where there are such `cause`, `mode` and `before`, for
-a log that is read by machines.
+Each record carries `domain` and `event`, and where they apply `cause`, `mode` and `before`, for
+programs that read the log.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ import cachetools
 from ..cache.entry import Entry
 from ..mta_sts.policy import Mode, Policy
 from ..mta_sts.results import Cause, Failure, NoPolicy
-from .negative_cache import Key
+from .misses import Key
 from .rate_limit import RateLimiter
 
 log = logging.getLogger("stsresolver.notices")
 
-# States that are remembered; a domain whose state is dropped may be warned about again.
+# Remembered states; a domain whose state is dropped may be warned about again.
 _MAX_STATES = 20_000
-# Lines of a domain and a kind within so many seconds.
+# Lines of a domain and a kind within an hour (seconds).
 _LINES = 5
 _HOUR = 3600.0
-_LEFT_OUT = "%s: goes to and fro: lines left out within an hour: %d (%s)"
+_LEFT_OUT = "%s: keeps changing: %d lines left out within an hour (%s)"
 _STRENGTH = {None: 0, Mode.NONE: 0, Mode.TESTING: 1, Mode.ENFORCE: 2}
 
 
 class EventLog:
-    """Logs events of domains, whatever thread they come from. `clock`: monotonic seconds."""
+    """Logs events of domains; may be used by many threads. `clock`: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
-        # By key, and whether it was the record that failed: cause, and whether there was an entry.
+        # By key, and whether the record or the fetch failed: cause, and whether a policy was there.
         self._failing: MutableMapping[tuple[Key, bool], tuple[Cause, bool]]
         self._failing = cachetools.LRUCache(_MAX_STATES)
-        # By domain and what the lines are about.
-        self._quota = RateLimiter[tuple[str, str]](_LINES, _HOUR, _MAX_STATES, clock)
+        # By domain, and event with its cause.
+        self._limiter = RateLimiter[tuple[str, str]](_LINES, _HOUR, _MAX_STATES, clock)
 
     def failed(
         self,
@@ -58,8 +58,8 @@ class EventLog:
     ) -> None:
         """Log that a lookup gave no policy.
 
-        `entry` is what is in force all the same, `lapsed` the mode of a policy that has just come
-        to its end.
+        `entry`: the one that stays in force, if any.
+        `lapsed`: the mode of a policy that has just ended.
         """
         domain = key[0]
         harmless = entry is None or entry.policy.mode is Mode.NONE
@@ -80,12 +80,12 @@ class EventLog:
             level = logging.INFO if harmless else logging.WARNING
         fields = {"event": "failed", "cause": result.cause.name}
         if entry is None:
-            self._say(level, domain, fields, "no policy: %s", result)
+            self._log(level, domain, fields, "no policy: %s", result)
         else:
             end = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(entry.end))
             text = "%s; the cached policy (%s) stays in force until %s"
             mode = entry.policy.mode
-            self._say(level, domain, fields | {"mode": mode}, text, result, mode, end)
+            self._log(level, domain, fields | {"mode": mode}, text, result, mode, end)
 
     def works(self, key: Key, *, by_record: bool) -> None:
         """Log that the record, or else the fetch, works again after it failed."""
@@ -93,43 +93,45 @@ class EventLog:
             failed = self._failing.pop((key, by_record), None)
         if failed is not None:
             fields = {"event": "works", "cause": failed[0].name}
-            what = "the MTA-STS record" if by_record else "the policy"
-            self._say(logging.INFO, key[0], fields, "%s can be had again", what)
+            what = (
+                "the MTA-STS record can be looked up" if by_record else "the policy can be fetched"
+            )
+            self._log(logging.INFO, key[0], fields, "%s again", what)
 
     def changed(self, domain: str, before: Mode | None, policy: Policy, *, again: bool) -> None:
-        """Log a policy that was not in force so far.
+        """Log a policy that was not in force before.
 
-        `before`: the mode of the one that was in force last. `again`: that one had come to its
-        end, so one of the same mode is no news.
+        `before`: the mode of the policy that was in force last.
+        `again`: that one had ended, so a policy of the same mode is no news.
         """
         fields = {"mode": policy.mode, "before": before}
         if _STRENGTH[policy.mode] < _STRENGTH[before]:
             weaker = {"event": "weaker", **fields}
             text = "policy got weaker: %s -> %s"
-            self._say(logging.WARNING, domain, weaker, text, before, policy.mode)
+            self._log(logging.WARNING, domain, weaker, text, before, policy.mode)
         mx = ", ".join(policy.mx[:8]) + (", ..." if len(policy.mx) > 8 else "")
         event = "found" if before is None or again else "changed"
         level = logging.DEBUG if again and before is policy.mode else logging.INFO
         text = "policy %s: %s, mx %s, max_age %d s"
         values = event, policy.mode, mx or "none", policy.max_age
-        self._say(level, domain, {"event": event, **fields}, text, *values)
+        self._log(level, domain, {"event": event, **fields}, text, *values)
 
     def lapsed(self, key: Key, before: Mode | None, why: str) -> None:
-        """Log a policy that has come to its end with none to follow."""
+        """Log a policy that has ended with none to follow."""
         level = logging.WARNING if _STRENGTH[before] else logging.DEBUG
         fields = {"event": "expired", "before": before}
         text = "policy expired: %s -> no policy (%s)"
-        self._say(level, key[0], fields, text, before, why)
+        self._log(level, key[0], fields, text, before, why)
 
-    def _say(
+    def _log(
         self, level: int, domain: str, fields: Mapping[str, str | None], text: str, *values: object
     ) -> None:
-        """Log an event of a domain, within what it may fill of the log."""
+        """Log an event of a domain, within its share of the log."""
         given = {name: value for name, value in fields.items() if value is not None}
         if level > logging.DEBUG:
             kind = " ".join(filter(None, (given["event"], given.get("cause"))))
             with self._lock:
-                admitted, left_out = self._quota.admits((domain, kind), level)
+                admitted, left_out = self._limiter.admits((domain, kind), level)
             for (other, event), count, highest in left_out:
                 extra = {"domain": other, "event": "left out", "count": count}
                 log.log(highest, _LEFT_OUT, other, count, event, extra=extra)

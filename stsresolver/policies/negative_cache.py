@@ -1,96 +1,54 @@
-"""What is remembered of lookups that gave no policy, in memory and for a short time.
+"""Negative cache: lookups that gave no policy, in memory and for a short time.
 
-Bounded tables of their own, so that a flood of domains without a policy pushes no policy out. Times
-are monotonic. Everything is kept by (domain, timeout): with a longer timeout more is found.
+Its tables are bounded and apart from the policies, so that a flood of domains without a policy
+pushes no policy out. It may be used by many threads.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 
 import cachetools
 
-from ..cache.clock import Clock
-from ..mta_sts.results import Failure, NoPolicy
+from .misses import Key, Miss, Pause
 
-# After a failed fetch, seconds before the same policy id is tried again (RFC 8461 §3.3).
-FETCH_PAUSE = 300.0
-# Entries of each table, the least recently used dropped.
+# Entries of each table; the least recently used is dropped.
 _MAX_MISSES = 50_000
-# Ids that rest at once, of each domain and timeout; the oldest dropped.
+# Paused ids of each domain and timeout; the oldest is dropped.
 _MAX_PAUSES = 8
-
-Key = tuple[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Miss:
-    """A lookup that gave no policy.
-
-    `at`: when it was. `until`: it is not repeated before, while no policy is in force.
-    """
-
-    result: NoPolicy | Failure
-    at: float
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    """A policy id whose fetch failed, to be left alone until a monotonic time."""
-
-    id: str
-    failure: Failure
-    until: float
 
 
 class NegativeCache:
-    """Used by any number of threads at once."""
+    """Misses and pauses by domain and timeout."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._misses: MutableMapping[Key, Miss] = cachetools.LRUCache(_MAX_MISSES)
         # The oldest first.
-        self._pauses: MutableMapping[Key, tuple[_Pause, ...]] = cachetools.LRUCache(_MAX_MISSES)
+        self._pauses: MutableMapping[Key, tuple[Pause, ...]] = cachetools.LRUCache(_MAX_MISSES)
 
     def get(self, key: Key) -> Miss | None:
         """Return the last miss, old ones included."""
         with self._lock:
             return self._misses.get(key)
 
-    def remember(self, key: Key, result: NoPolicy | Failure, seconds: float) -> Miss:
-        """Remember a miss, not to be repeated for so many seconds."""
-        now = self._clock.monotonic()
-        miss = Miss(result, now, now + seconds)
+    def remember(self, key: Key, miss: Miss | None) -> None:
+        """Keep a miss in place of the last one; None forgets that, since a policy was found."""
         with self._lock:
-            self._misses[key] = miss
-        return miss
+            if miss is None:
+                self._misses.pop(key, None)
+            else:
+                self._misses[key] = miss
 
-    def forget(self, key: Key) -> None:
-        """Forget the miss: a policy was found."""
+    def pause(self, key: Key, pause: Pause) -> None:
+        """Keep a pause in place of an earlier one of the same id."""
         with self._lock:
-            self._misses.pop(key, None)
-
-    def pause(self, key: Key, policy_id: str, failure: Failure) -> None:
-        """Note that the policy announced by this id could not be fetched."""
-        pause = _Pause(policy_id, failure, self._clock.monotonic() + FETCH_PAUSE)
-        with self._lock:
-            others = [one for one in self._pauses.get(key, ()) if one.id != policy_id]
+            others = [one for one in self._pauses.get(key, ()) if one.id != pause.id]
             self._pauses[key] = (*others[1 - _MAX_PAUSES :], pause)
 
-    def paused(self, key: Key, policy_id: str) -> Failure | None:
-        """Return the failure for which the policy of this id is not fetched for now."""
-        return next((one.failure for one in self._resting(key) if one.id == policy_id), None)
-
-    def paused_ids(self, key: Key) -> tuple[str, ...]:
-        """Return the ids whose policies are not fetched for now, at most eight."""
-        return tuple(one.id for one in self._resting(key))
-
-    def _resting(self, key: Key) -> list[_Pause]:
+    def pauses(self, key: Key, now: float) -> tuple[Pause, ...]:
+        """Return the pauses that last at the monotonic time `now`, at most eight."""
         with self._lock:
             pauses = self._pauses.get(key, ())
-        now = self._clock.monotonic()
-        return [one for one in pauses if now < one.until]
+        return tuple(one for one in pauses if now < one.until)

@@ -1,12 +1,12 @@
-"""Proactive fetching: policies in force are looked at though no mail asks for them.
+"""Proactive fetching: renews policies in force though no mail asks for them.
 
-So a policy of a day does not lapse while its source is well, and what protects mail is there when
-somebody tampers with DNS or HTTPS later (RFC 8461 §3.3, §10.2). What is due, and when, is stored
-with each entry by `policies`: this module asks the store and has the work done, at most
-`concurrency_limit` domains at once, on the workers that serve requests, when those are free. Where
-several processes share a store, the one that has its lease works.
+A policy of one day does not lapse while its policy host works, and mail stays protected when
+somebody tampers with DNS or HTTPS later (RFC 8461 §3.3, §10.2). Each entry carries the time when it
+is due, as `decision` chose it. This module asks the store for the due entries and hands each to
+`Policies.refresh`, at most `concurrency_limit` at once, behind the answers. Where several processes
+share a store, the holder of its lease does the work.
 
-It also removes entries past their end. Nothing that one entry does ends the loop.
+It also removes entries past their end. No entry can end the loop.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ from collections.abc import Callable
 from ..cache.clock import Clock
 from ..cache.store import Cache
 from ..config.settings import ProactiveSettings
-from .in_force import Policies, Refresh
+from .in_force import Policies
+from .steps import Refresh
 
 log = logging.getLogger(__name__)
 
-# Seconds from one look at the store to the next, when nothing is left to do. A policy of some
-# minutes is still renewed in time.
+# Seconds between two looks at the store when nothing is due. Short enough to renew a policy of
+# some minutes in time.
 TICK = 10.0
-# Seconds to the next look when there is more to do.
+# Seconds to the next look when more is due.
 PAUSE = 1.0
-# A holder that says nothing for three looks has gone.
+# Seconds. A holder that misses three looks is gone.
 _LEASE = 3 * TICK
-# Seconds past its end after which an entry is removed; most are seen to end by `policies`.
+# Seconds past its end after which an entry is removed. Most are removed when they are asked for.
 _MARGIN = 86_400.0
-# Entries asked for at a time: a large policy takes half a megabyte.
+# Entries read at once: a large policy takes half a megabyte.
 _BATCH = 100
-# Entries removed at a time.
+# Entries removed at once.
 _PURGE = 1000
 
 
 class Proactive:
-    """The scheduler. `start` runs it on a thread of its own, `stop` ends that.
+    """The scheduler of renewals, on a thread of its own from `start` to `stop`.
 
-    `settings`: may be changed at any time; where they are not enabled, only entries past their
-    end are removed. `behind`: runs a job on another thread some time later. `timeout`: seconds that
-    DNS may take for a domain, and HTTPS as well; may be changed too.
-
-    `rounds`: how many there were so far, of which `failures` ended in a bug of this program.
-    `looked_at`: what came of looking at domains so far.
+    `settings`: may be changed at any time; if not enabled, only ended entries are removed.
+    `behind`: runs a job on another thread some time later.
+    `timeout`: seconds that DNS may take for a domain, and HTTPS as well; may be changed too.
+    `rounds`: rounds so far.
+    `failures`: rounds that ended in an internal error.
+    `looked_at`: domains looked at so far, by outcome.
     """
 
     def __init__(
@@ -78,21 +79,21 @@ class Proactive:
         self._progress = 0
         self._leased = 0.0
         self._seen = clock.monotonic()
-        # What the last summary told already.
+        # The counts of the last summary.
         self._told: Counter[Refresh] = Counter()
         self._summary = clock.monotonic() + settings.interval
-        # Whether a run over everything was asked for, and is not over.
+        # Whether a run over all policies was asked for and has not begun.
         self._asked = False
         self._woken = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="proactive", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more. What is under way may end or not: no entry is half written."""
+        """Begin no more renewals. Those under way may end or not: no entry is half written."""
         self._stopped = True
         self._woken.set()
         with self._free:
@@ -100,30 +101,30 @@ class Proactive:
 
     @property
     def silence(self) -> float:
-        """Seconds since the scheduler came round last; inf where it does not run."""
+        """Seconds since the scheduler was last seen at work; inf where it does not run."""
         if not self._thread.is_alive():
             return math.inf
         return self._clock.monotonic() - self._seen
 
     def run_now(self) -> None:
-        """Look at every policy now, whether it is due or not, and whether that is enabled."""
+        """Look at every policy now, due or not, and even if proactive fetching is not enabled."""
         self._asked = True
         self._woken.set()
 
     def round(self) -> bool:
-        """Do what is to be done now, and return whether there is more."""
+        """Do one round; return whether more is left to remove."""
         more = self._store.purge(self._clock.time() - _MARGIN, _PURGE) >= _PURGE
         asked, self._asked = self._asked, False
         if asked:
             log.info("proactive fetching: a run over all policies")
             self._store.make_due(self._clock.time())
         if asked or self.settings.enabled:
-            self._look_at_what_is_due()
+            self._look_at_due()
         if asked or self._clock.monotonic() >= self._summary:
             self._summarise()
         return more
 
-    def _look_at_what_is_due(self) -> None:
+    def _look_at_due(self) -> None:
         while not self._stopped and self._has_lease():
             domains = [entry.domain for entry in self._store.due(self._clock.time(), _BATCH)]
             before = self._progress
@@ -144,7 +145,7 @@ class Proactive:
                 pause = PAUSE if self.round() else TICK
             except Exception:
                 self.failures += 1
-                log.exception("proactive fetching met a bug of this program")
+                log.exception("internal error in proactive fetching")
                 pause = TICK
 
     def _has_lease(self) -> bool:
@@ -152,7 +153,7 @@ class Proactive:
         return self._store.lease(self._holder, _LEASE, self._clock.time())
 
     def _begin(self, domain: str) -> None:
-        """Have a domain looked at, as soon as fewer than the limit are under way."""
+        """Have a domain looked at once fewer than the limit are under way."""
         self._wait_until(lambda: self._running < self.settings.concurrency_limit)
         if self._stopped:
             return
@@ -162,11 +163,11 @@ class Proactive:
 
     def _look(self, domain: str) -> None:
         """Look at a domain. Runs on a worker."""
-        try:
-            result = self._policies.refresh(domain, self.timeout, self.settings.unused_after)
-        except Exception:
-            log.exception("%s: proactive fetching met a bug of this program", domain)
-            result = Refresh.FAILED
+        unused_after = self.settings.unused_after
+        self._policies.refresh(domain, self.timeout, unused_after, self._looked)
+
+    def _looked(self, result: Refresh) -> None:
+        """Count the outcome of a look, on the thread where it ended."""
         with self._free:
             self._running -= 1
             self.looked_at[result] += 1
@@ -174,7 +175,7 @@ class Proactive:
             self._free.notify_all()
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
-        """Wait until what is under way lets `ready` hold, or for the stop; keep the lease."""
+        """Wait until `ready` returns true, or for the stop; keep the lease meanwhile."""
         while True:
             with self._free:
                 if self._free.wait_for(lambda: ready() or self._stopped, TICK):

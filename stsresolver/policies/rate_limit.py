@@ -1,7 +1,7 @@
-"""So many of a kind in a time, and a count of what was beyond.
+"""Rate limit per key that counts what it suppresses.
 
-For what strangers may cause as often as they like, and an administrator wants to read about: each
-kind gets its share, none fills the log, and nothing is left out without a word.
+Strangers may cause log lines as often as they like. Each key gets its share of lines, none fills
+the log, and a count says how many were left out.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ class _Window:
 
 
 class RateLimiter(Generic[Kind]):
-    """Admits `number` of a kind within `seconds` of the first; `kinds` are remembered at most.
+    """Admits `number` events of a kind within `seconds` of the first. For one thread at a time.
 
-    `clock`: monotonic seconds. For one thread at a time.
+    `kinds`: how many kinds are remembered; beyond that the oldest is forgotten.
+    `clock`: monotonic seconds.
     """
 
     def __init__(self, number: int, seconds: float, kinds: int, clock: Callable[[], float]) -> None:
@@ -33,14 +34,14 @@ class RateLimiter(Generic[Kind]):
         self._seconds = seconds
         self._kinds = kinds
         self._clock = clock
-        # The oldest first, since all last equally long.
+        # The oldest first, since all windows are equally long.
         self._windows: OrderedDict[Kind, _Window] = OrderedDict()
 
     def admits(self, kind: Kind, level: int) -> tuple[bool, list[tuple[Kind, int, int]]]:
-        """Say whether one more of `kind` is admitted; one that is not is counted, with its level.
+        """Return whether one more event of `kind` is admitted; a refused one is counted.
 
-        With it comes what is forgotten now, because its time is over or others need the room:
-        kind, number and highest level of all that were refused.
+        With it comes each kind that is forgotten now, because its time is over or others need the
+        room, as long as events of it were refused: the kind, their number and highest level.
         """
         now = self._clock()
         forgotten = list(self._forgotten(now))

@@ -119,7 +119,7 @@ class Answers:
     def at_hand(self, request: bytes) -> Reply:
         """Return the reply that needs no waiting: what is known to be in force, else `TEMP `."""
         zone, counts, domain = self._asked(request)
-        in_force = self._policies.at_hand(domain, zone.timeout) if domain else None
+        in_force = self._policies.cached(domain, zone.timeout) if domain else None
         if domain is None or in_force is None:
             return _temporary(counts)
         return _reply(in_force, domain, zone, counts)

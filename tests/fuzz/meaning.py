@@ -39,7 +39,7 @@ class Known:
         self.asked.append(domain)
         answer(InForce(self.policy, math.inf, 0))
 
-    def at_hand(self, domain: str, timeout: float) -> InForce:
+    def cached(self, domain: str, timeout: float) -> InForce:
         self.asked.append(domain)
         return InForce(self.policy, math.inf, 0)
 

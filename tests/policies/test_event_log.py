@@ -72,12 +72,12 @@ def test_domain_that_flaps_gets_five_lines_an_hour(noted, clock, said):
         noted.failed(KEY, STATUS, None)
         noted.works(KEY, by_record=False)
     failed = ("WARNING", f"a.example: no policy: {STATUS}")
-    works = ("INFO", "a.example: the policy can be had again")
+    works = ("INFO", "a.example: the policy can be fetched again")
     assert said() == [failed, works] * 5
 
     clock.now += HOUR
     noted.failed(KEY, STATUS, None)
-    left_out = "a.example: goes to and fro: lines left out within an hour: 45"
+    left_out = "a.example: keeps changing: 45 lines left out within an hour"
     assert said() == [
         ("WARNING", f"{left_out} (failed STATUS)"),
         ("INFO", f"{left_out} (works STATUS)"),
@@ -123,7 +123,7 @@ def test_left_out_lines_of_any_domain_are_said_by_the_next_event(noted, clock, s
     clock.now += 1
     noted.failed(("c.example", 4.0), DNS, None)
     assert said()[:-1] == [
-        ("INFO", f"a.example: goes to and fro: lines left out within an hour: 1 ({kind} DNS)")
+        ("INFO", f"a.example: keeps changing: 1 lines left out within an hour ({kind} DNS)")
         for kind in ("failed", "works")
     ]
 
@@ -151,7 +151,7 @@ def test_what_is_remembered_is_bounded_and_its_count_said(noted, said, monkeypat
         noted.works(KEY, by_record=True)
     for number in range(20):
         noted.failed((f"{number}.example", 4.0), DNS, None)
-    assert len(noted._quota._windows) == 10
+    assert len(noted._limiter._windows) == 10
     assert sum("left out" in text for _, text in said()) == 2
 
 

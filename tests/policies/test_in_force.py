@@ -15,8 +15,11 @@ from stsresolver.cache.entry import Entry
 from stsresolver.cache.memory import MemoryStore
 from stsresolver.mta_sts.policy import Mode, Policy
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
-from stsresolver.policies.in_force import MAX_NEGATIVE_TTL, Policies, Refresh
-from stsresolver.policies.negative_cache import FETCH_PAUSE
+from stsresolver.policies.decision import MAX_NEGATIVE_TTL
+from stsresolver.policies.in_force import Policies
+from stsresolver.policies.misses import FETCH_PAUSE, Pause
+from stsresolver.policies.renewal_times import RenewalTimes
+from stsresolver.policies.steps import Refresh
 
 GRACE = 60.0
 DAY = 86_400
@@ -48,11 +51,10 @@ class World:
         self.policies = Policies(
             self.store,
             lambda timeout: self,
-            grace=options.pop("grace", GRACE),
+            times=RenewalTimes(options.pop("grace", GRACE), **options),
             behind=self.behind.append,
             changed=self.changed.append,
             clock=self,
-            **options,
         )
 
     def time(self):
@@ -72,6 +74,15 @@ class World:
         self.asked["policy"] += 1
         return self.served
 
+    def begin_resolve(self, domain, known_ids, done):
+        done(self.resolve(domain, *known_ids))
+
+    def begin_policy_id(self, domain, done):
+        done(self.policy_id(domain))
+
+    def begin_fetch(self, domain, done):
+        done(self.fetch(domain))
+
     def later(self, seconds):
         self.now += seconds
         self.ticks += seconds
@@ -82,6 +93,12 @@ class World:
         self.policies.ask(domain, timeout, results.append)
         (result,) = results
         return result
+
+    def refresh(self, domain, timeout, unused_after):
+        outcomes = []
+        self.policies.refresh(domain, timeout, unused_after, outcomes.append)
+        (outcome,) = outcomes
+        return outcome
 
     def mode(self, domain=DOMAIN):
         found = self.ask(domain).policy
@@ -120,7 +137,7 @@ def test_a_lookup_lost_by_the_end_is_no_failure(caplog, record, served, days, re
     world.record, world.served = record, served
     world.policies.close()
     caplog.clear()
-    world.policies.refresh(DOMAIN, 4.0, WEEK)
+    world.refresh(DOMAIN, 4.0, WEEK)
     assert world.store.get(DOMAIN) == before
     assert world.ask().policy == policy()
     assert world.run_behind() == (days > 0)
@@ -284,7 +301,7 @@ def test_a_renewal_that_outlasts_the_policy_counts(record):
     world.record = record
     world.fetch = lambda domain: (world.later(2), policy(max_age=40))[1]
     if isinstance(record, str):
-        assert world.policies.refresh(DOMAIN, 4.0, DAY) is Refresh.CHANGED
+        assert world.refresh(DOMAIN, 4.0, DAY) is Refresh.CHANGED
     else:
         world.ask()
         world.run_behind()
@@ -509,7 +526,7 @@ def test_a_renewal_that_failed_says_nothing_of_what_mail_found_meanwhile():
         return UNFETCHABLE
 
     world.fetch = slow
-    assert world.policies.refresh(DOMAIN, 4.0, WEEK) is Refresh.LEFT
+    assert world.refresh(DOMAIN, 4.0, WEEK) is Refresh.LEFT
     assert world.store.get(DOMAIN).failure == ""
     del world.fetch
     world.later(1000)
@@ -522,7 +539,8 @@ def test_a_policy_that_was_just_fetched_is_in_force_though_a_renewal_of_it_faile
 
     def slow(domain, *known_ids):
         result = resolve(domain, *known_ids)
-        world.policies._misses.pause((DOMAIN, 4.0), "1", UNFETCHABLE)
+        pause = Pause("1", UNFETCHABLE, world.ticks + FETCH_PAUSE)
+        world.policies._misses.pause((DOMAIN, 4.0), pause)
         return result
 
     world.resolve = slow
@@ -537,7 +555,7 @@ def test_a_failed_fetch_leaves_the_record_working(caplog):
     caplog.clear()
     world.later(GRACE).ask()
     first, second = caplog.messages
-    assert "the MTA-STS record can be had again" in first
+    assert "the MTA-STS record can be looked up again" in first
     assert "404" in second
 
 
@@ -653,7 +671,7 @@ def test_a_lookup_that_is_a_bug_ends_in_an_answer(caplog):
     world.policy_id = lambda domain: 1 / 0
     assert world.later(GRACE).mode() is Mode.ENFORCE, "what is in force stays so"
     assert world.ask("example.net").policy is None
-    assert "bug" in caplog.text
+    assert "internal error" in caplog.text
 
 
 def test_one_answer_that_cannot_be_given_does_not_stop_the_others(caplog):
@@ -698,16 +716,16 @@ def test_expiry_is_announced():
     assert world.changed == [DOMAIN] * 2
 
 
-def test_at_hand_looks_nothing_up():
+def test_cached_looks_nothing_up():
     world = published(max_age=1000)
-    assert world.policies.at_hand(DOMAIN, 4.0) is None
+    assert world.policies.cached(DOMAIN, 4.0) is None
     world.ask()
     world.counted()
     world.later(999)
-    assert world.policies.at_hand(DOMAIN, 4.0).policy == policy(max_age=1000), (
+    assert world.policies.cached(DOMAIN, 4.0).policy == policy(max_age=1000), (
         "in force, if unchecked"
     )
-    assert world.later(1) and world.policies.at_hand(DOMAIN, 4.0) is None
+    assert world.later(1) and world.policies.cached(DOMAIN, 4.0) is None
     assert world.counted() == (0, 0)
 
 
@@ -724,7 +742,7 @@ def test_a_clock_set_back_and_right_again_makes_nothing_expire(back):
     assert world.run_behind() == 0, "its times stay as they are"
     world.record = DNS_FAILS
     assert world.later(STEADY - 1).mode() is Mode.ENFORCE
-    assert world.policies.refresh(DOMAIN, 4.0, 0.0) is Refresh.LEFT
+    assert world.refresh(DOMAIN, 4.0, 0.0) is Refresh.LEFT
     world.now = 1_800_000_000.0 + 999
     assert world.mode() is Mode.ENFORCE, "it ends when it would have ended anyway"
     assert world.later(1).mode() is None
@@ -762,7 +780,7 @@ def test_a_clock_that_starts_years_behind_loses_nothing():
     world.policies = Policies(
         world.store,
         lambda timeout: world,
-        grace=GRACE,
+        times=RenewalTimes(GRACE),
         behind=world.behind.append,
         changed=world.changed.append,
         clock=world,
@@ -849,19 +867,19 @@ def test_a_miss_of_one_zone_does_not_hold_up_the_check_of_what_another_found():
     assert world.later(GRACE).ask(timeout=1.0).policy.mode is Mode.NONE
 
 
-def test_at_hand_knows_that_there_is_none():
+def test_cached_knows_that_there_is_none():
     world = World(NoPolicy(Cause.NO_RECORD, ttl=900))
-    assert world.policies.at_hand(DOMAIN, 4.0) is None, "nobody knows yet"
+    assert world.policies.cached(DOMAIN, 4.0) is None, "nobody knows yet"
     world.ask()
-    assert world.policies.at_hand(DOMAIN, 4.0).policy is None
-    assert world.later(900).policies.at_hand(DOMAIN, 4.0) is None
+    assert world.policies.cached(DOMAIN, 4.0).policy is None
+    assert world.later(900).policies.cached(DOMAIN, 4.0) is None
 
 
 def test_a_cache_that_is_a_bug_still_gives_answers(caplog):
     world = published()
     world.store.get = world.store.peek = lambda domain: 1 / 0
     assert world.ask().policy is None
-    assert "bug" in caplog.text
+    assert "internal error" in caplog.text
 
 
 # The log
@@ -1003,7 +1021,7 @@ def test_expiry_is_told_though_nobody_asks(log):
     world = published(max_age=1000)
     world.ask()
     logged(log)
-    world.later(1000).policies.refresh(DOMAIN, 4.0, WEEK)
+    world.later(1000).refresh(DOMAIN, 4.0, WEEK)
     assert "enforce -> no policy" in logged(log, logging.WARNING)[0][1]
 
 

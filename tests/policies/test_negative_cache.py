@@ -1,4 +1,4 @@
-"""What is remembered of lookups that failed: policy ids that rest, of each domain a few."""
+"""The negative cache: paused policy ids, of each domain a few, and tables that stay bounded."""
 
 from __future__ import annotations
 
@@ -6,71 +6,57 @@ import pytest
 
 from stsresolver.mta_sts.results import Cause, Failure
 from stsresolver.policies import negative_cache
-from stsresolver.policies.negative_cache import FETCH_PAUSE, NegativeCache
+from stsresolver.policies.misses import FETCH_PAUSE, Pause
+from stsresolver.policies.negative_cache import NegativeCache
 
 KEY = "example.com", 4.0
 FAILED = Failure(Cause.STATUS, "404")
+NOW = 5_000.0
 
 
-class Clock:
-    ticks = 5_000.0
-
-    def time(self):
-        return self.monotonic()
-
-    def monotonic(self):
-        return self.ticks
+def pause(policy_id, failure=FAILED, at=NOW):
+    return Pause(policy_id, failure, at + FETCH_PAUSE)
 
 
-@pytest.fixture
-def clock():
-    return Clock()
+def ids(cache, key=KEY, now=NOW):
+    return [one.id for one in cache.pauses(key, now)]
 
 
 @pytest.fixture
-def remembered(clock):
-    return NegativeCache(clock)
+def cache():
+    return NegativeCache()
 
 
-def test_an_id_rests_until_the_pause_is_over(remembered, clock):
-    remembered.pause(KEY, "1", FAILED)
-    clock.ticks += 1
-    remembered.pause(KEY, "2", FAILED)
-    assert remembered.paused_ids(KEY) == ("1", "2")
-    clock.ticks += FETCH_PAUSE - 1
-    assert remembered.paused_ids(KEY) == ("2",)
-    assert remembered.paused(KEY, "1") is None
-    assert remembered.paused(KEY, "2") == FAILED
-    clock.ticks += 1
-    assert remembered.paused_ids(KEY) == ()
-    assert remembered.paused(KEY, "2") is None
+def test_an_id_rests_until_the_pause_is_over(cache):
+    cache.pause(KEY, pause("1"))
+    cache.pause(KEY, pause("2", at=NOW + 1))
+    assert ids(cache) == ["1", "2"]
+    assert ids(cache, now=NOW + FETCH_PAUSE) == ["2"]
+    assert ids(cache, now=NOW + FETCH_PAUSE + 1) == []
 
 
-def test_an_id_that_fails_again_rests_once_with_its_last_failure(remembered):
+def test_an_id_that_fails_again_rests_once_with_its_last_failure(cache):
     again = Failure(Cause.CONNECT, "refused")
     for policy_id, failure in ("1", FAILED), ("2", FAILED), ("1", again):
-        remembered.pause(KEY, policy_id, failure)
-    assert remembered.paused_ids(KEY) == ("2", "1")
-    assert remembered.paused(KEY, "1") == again
+        cache.pause(KEY, pause(policy_id, failure))
+    assert cache.pauses(KEY, NOW) == (pause("2"), pause("1", again))
 
 
-def test_what_rests_is_kept_by_domain_and_timeout(remembered):
-    remembered.pause(KEY, "1", FAILED)
+def test_what_rests_is_kept_by_domain_and_timeout(cache):
+    cache.pause(KEY, pause("1"))
     for other in ("example.com", 8.0), ("example.net", 4.0):
-        assert remembered.paused_ids(other) == ()
-        assert remembered.paused(other, "1") is None
+        assert ids(cache, other) == []
 
 
-def test_of_many_ids_the_last_rest(remembered):
+def test_of_many_ids_the_last_rest(cache):
     for number in range(100):
-        remembered.pause(KEY, str(number), FAILED)
-    assert remembered.paused_ids(KEY) == tuple(map(str, range(92, 100)))
+        cache.pause(KEY, pause(str(number)))
+    assert ids(cache) == [str(number) for number in range(92, 100)]
 
 
-def test_of_many_domains_the_last_are_remembered(monkeypatch, clock):
+def test_of_many_domains_the_last_are_remembered(monkeypatch):
     monkeypatch.setattr(negative_cache, "_MAX_MISSES", 10)
-    remembered = NegativeCache(clock)
+    cache = NegativeCache()
     for number in range(100):
-        remembered.pause((f"{number}.example", 4.0), "1", FAILED)
-    kept = [n for n in range(100) if remembered.paused_ids((f"{n}.example", 4.0))]
-    assert kept == list(range(90, 100))
+        cache.pause((f"{number}.example", 4.0), pause("1"))
+    assert [n for n in range(100) if ids(cache, (f"{n}.example", 4.0))] == list(range(90, 100))

@@ -164,7 +164,7 @@ class Known:
         self.asked.append((domain, timeout))
         answer(InForce(TESTING if domain == "example.com" else None, 100.0, self.changes))
 
-    def at_hand(self, domain, timeout):
+    def cached(self, domain, timeout):
         return InForce(TESTING, 50.0, 7) if domain == "example.com" else None
 
 

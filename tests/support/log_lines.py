@@ -23,7 +23,7 @@ HOLE = "\0"
 LOGGED = {"warning": 0, "error": 0, "critical": 0, "exception": 0, "log": 1}
 # Our own ways to the log, by module: where the text stands, and what is put before it.
 TOLD = {
-    ("event_log", "_say"): (3, f"{HOLE}: "),
+    ("event_log", "_log"): (3, f"{HOLE}: "),
     ("server", "_complain"): (0, ""),
     ("connections", "_complain"): (0, "no new connections for now: "),
     ("daemon_log", "_lost"): (1, f"{HOLE} lost: "),

@@ -1,0 +1,360 @@
+"""The decision: what is in force for a domain, and what is to be done about it.
+
+Pure: no lock, no store, no thread, no log. What is known of a domain (`Known`) and the time (`Now`)
+come in, together with what happened. A `Step` comes out: what is in force, or the question that
+has to be answered first, and what is to be done (`Effect`). `in_force` carries it out.
+
+    mail asks ------> asked ---> answer
+                        |
+                      Resolve ---> came ---> answer
+                                     |
+                                   Fetch ---> came ---> answer
+
+    a renewal behind
+    an answer ------> renew ----> Refetch ---> came ---> outcome
+                                    ^
+    proactive run --> due           |
+                        |           |
+                      CheckRecord ---> came ---> outcome
+
+A lookup that waits for the network is a `Question`, not a thread. What is known is read anew when
+its result comes, because mail with another timeout may have changed it meanwhile.
+
+The rules are those of RFC 8461 §3.1, §3.3, §5.1, §8 and §10.2. `RenewalTimes` has those of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..cache.entry import CLOCK_SKEW, Entry
+from ..mta_sts.policy import Policy
+from ..mta_sts.results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
+from .misses import FETCH_PAUSE, Miss, Pause
+from .renewal_times import DAY, RenewalTimes
+from .steps import (
+    Announce,
+    Answer,
+    CheckRecord,
+    Effect,
+    Fetch,
+    Known,
+    Lapse,
+    Now,
+    Put,
+    Question,
+    Refetch,
+    Refresh,
+    Remember,
+    Remove,
+    RenewBehind,
+    Resolve,
+    Rest,
+    Result,
+    Step,
+    TellChanged,
+    TellFailed,
+    TellLapsed,
+    TellWorks,
+    Touch,
+)
+
+# "There is no policy" is remembered at most this long (seconds) on the word of the zone's SOA.
+MAX_NEGATIVE_TTL = 1800.0
+# Seconds after which a lookup that was lost with the resolver process is made again.
+PROCESS_PAUSE = 1.0
+
+
+# WHAT HAPPENED
+
+
+def asked(known: Known, now: Now, times: RenewalTimes) -> Step:
+    """Mail asks for a domain: answer from what is known, or look it up."""
+    known, effects = _present(known, now)
+    entry, miss = known.entry, known.miss
+    if entry is not None and now.wall < entry.checked + times.grace:
+        answer = _in_force(entry, now, times)
+    elif miss is not None and now.monotonic < times.end_of(miss, entry):
+        answer = _missing(miss, entry, now, times)
+    else:
+        # With these ids the record alone has to be looked up.
+        ids = (entry.id,) if entry is not None else ()
+        return Step(Resolve((*ids, *(pause.id for pause in known.pauses))), effects)
+    return Step(answer, (*effects, *_renewal(known, now)))
+
+
+def due(known: Known, now: Now, times: RenewalTimes, unused_after: float) -> Step:
+    """A policy in force is due, though no mail asks for it (RFC 8461 §10.2).
+
+    `unused_after`: seconds. One that mail has not asked for in that time is left alone.
+    """
+    known, effects = _present(known, now)
+    entry = known.entry
+    if entry is None:
+        if known.lapsed is None:
+            return Step(Refresh.LEFT, effects)
+        why = "no mail asked for it, or it could not be renewed"
+        return Step(Refresh.LEFT, (*effects, Lapse(None), TellLapsed(known.lapsed, why)))
+    if not entry.checked and not now.steady:
+        # Its times are the clock's or from the future: the truth shows later.
+        return Step(Refresh.LEFT, effects)
+    if now.wall > entry.asked + DAY + unused_after:
+        return Step(Refresh.LEFT, (*effects, Touch(replace(entry, due=entry.end))))
+    return Step(CheckRecord(entry), effects)
+
+
+def renew(known: Known, now: Now, times: RenewalTimes) -> Step:
+    """A renewal begins behind an answer: fetch again whatever the record says (§3.3)."""
+    known, effects = _present(known, now)
+    if known.entry is None:
+        return Step(Refresh.LEFT, effects)
+    return _fetch_again(known, known.entry, known.entry.id, now).after(*effects)
+
+
+def came(question: Question, result: Result, known: Known, now: Now, times: RenewalTimes) -> Step:
+    """The result of a question came. Raise `TypeError` if it answers another one."""
+    known, effects = _present(known, now)
+    match question, result:
+        case Resolve(known_ids), Found() | NotChanged() | NoPolicy() | Failure():
+            step = _resolved(known_ids, result, known, now, times)
+        case Fetch(policy_id), Policy() | Failure():
+            step = _fetched(policy_id, result, known, now, times)
+        case CheckRecord(entry), str() | NoPolicy() | Failure():
+            step = _record_checked(entry, result, known, now, times)
+        case Refetch(policy_id, entry), Policy() | Failure():
+            step = _refetched(policy_id, entry, result, known, now, times)
+        case _:
+            raise TypeError(f"{question} cannot end in {result}")
+    return step.after(*effects)
+
+
+def lost(question: Question, known: Known, now: Now) -> Step:
+    """A lookup was lost because the daemon closes: that is no failure of the domain."""
+    known, effects = _present(known, now)
+    if isinstance(question, CheckRecord | Refetch):
+        return Step(Refresh.FAILED, effects)
+    policy = known.entry.policy if known.entry is not None else None
+    return Step(Answer(policy, now.monotonic), effects)
+
+
+def cached(known: Known, now: Now) -> Answer | None:
+    """Return what is known to be in force without any lookup; None where nothing is known."""
+    if known.entry is not None and now.wall < known.entry.end:
+        return Answer(known.entry.policy, now.monotonic)
+    if known.miss is not None and now.monotonic < known.miss.until:
+        return Answer(None, now.monotonic)
+    return None
+
+
+# THE RULES
+
+
+def _present(known: Known, now: Now) -> tuple[Known, tuple[Effect, ...]]:
+    """Return what is known with the entry as of now: None past its end (§3.2, max_age).
+
+    A time from the future comes from a clock that was wrong. While it is not known which clock,
+    the entry stays as it is. After that its age is unknown, and it is taken as old enough to be
+    fetched again at once.
+    """
+    entry = known.entry
+    if entry is None:
+        return known, ()
+    effects: tuple[Effect, ...] = ()
+    if entry.fetched > now.wall + CLOCK_SKEW:
+        if not now.steady:
+            return replace(known, entry=replace(entry, fetched=now.wall, checked=0.0)), ()
+        fetched = now.wall - (entry.renewal - entry.fetched)
+        entry = replace(entry, fetched=fetched, checked=0.0, due=now.wall)
+        effects = (Put(entry),)
+    elif entry.checked > now.wall + CLOCK_SKEW:
+        entry = replace(entry, checked=0.0)
+    if now.wall < entry.end:
+        return replace(known, entry=entry), effects
+    mode = entry.policy.mode
+    ended = (*effects, Remove(entry), Lapse(mode), Announce())
+    return replace(known, entry=None, lapsed=mode), ended
+
+
+def _resolved(
+    known_ids: tuple[str, ...], result: Lookup, known: Known, now: Now, times: RenewalTimes
+) -> Step:
+    """The lookup for mail ended. `known_ids`: those for which nothing was to be fetched."""
+    entry = known.entry
+    if isinstance(result, NoPolicy) or (isinstance(result, Failure) and not result.id):
+        # §3.1, §5.1: a cached policy stays in force whatever happened to its record.
+        return _missed(result, known, now, times).after(*_renewal(known, now))
+    works = TellWorks(by_record=True)
+    if entry is not None and entry.id == result.id:
+        # §3.1: an unchanged id needs no fetch. It does not extend the policy either.
+        entry = _checked(entry, now.day, now, times)
+        effects = (works, Touch(entry), *_renewal(known, now))
+        return Step(_in_force(entry, now, times), effects)
+    match result:
+        case Found(policy, policy_id):
+            if entry is not None and entry.id not in known_ids:
+                # Fetched for other mail meanwhile. Which is newer shows at the next lookup.
+                return Step(_in_force(entry, now, times), (works,))
+            return _found(policy_id, policy, now.day, known, now, times).after(works)
+        case NotChanged(policy_id):
+            failure = known.paused(policy_id)
+            if failure is not None:
+                return _missed(failure, known, now, times).after(works)
+            # The entry or the pause for which the id was known has ended meanwhile.
+            return Step(Fetch(policy_id), (works,))
+        case Failure():
+            return _fetched(result.id, result, known, now, times).after(works)
+
+
+def _fetched(
+    policy_id: str, result: Policy | Failure, known: Known, now: Now, times: RenewalTimes
+) -> Step:
+    """The fetch for mail ended."""
+    if isinstance(result, Failure):
+        return _missed(result, known, now, times).after(*_pause(policy_id, result, now))
+    return _found(policy_id, result, now.day, known, now, times)
+
+
+def _found(
+    policy_id: str, policy: Policy, asked_on: float, known: Known, now: Now, times: RenewalTimes
+) -> Step:
+    """Put a policy that was just fetched in force (§3.3, §5.1)."""
+    before = known.entry
+    entry = Entry(
+        known.domain, policy_id, policy, fetched=now.wall, checked=now.wall, asked=asked_on, due=0.0
+    )
+    entry = replace(entry, due=times.due(entry))
+    effects: list[Effect] = [Remember(None), Lapse(None)]
+    if policy.max_age > 0:
+        effects.append(Put(entry))
+    else:
+        # In force for this once: it ends before any mail can ask again.
+        if before is not None:
+            effects.append(Remove(before))
+        effects.append(Lapse(policy.mode))
+    effects.append(TellWorks(by_record=False))
+    if before is None or before.policy != policy:
+        mode = before.policy.mode if before is not None else known.lapsed
+        effects += [TellChanged(mode, policy, again=before is None), Announce()]
+    return Step(_in_force(entry, now, times), tuple(effects))
+
+
+def _missed(result: NoPolicy | Failure, known: Known, now: Now, times: RenewalTimes) -> Step:
+    """Remember that a lookup gave no policy; a cached one stays in force (§5.1)."""
+    seconds = times.grace
+    if isinstance(result, NoPolicy):
+        seconds = max(seconds, min(MAX_NEGATIVE_TTL, result.ttl))
+    elif result.cause is Cause.PROCESS:
+        seconds = min(seconds, PROCESS_PAUSE)
+    elif not result.cause.by_record:
+        # A new id is to be seen soon, however long the grace.
+        seconds = min(seconds, FETCH_PAUSE)
+    if not known.whole:
+        # There may be a policy in force that cannot be seen just now.
+        seconds = min(seconds, times.grace)
+    miss = Miss(result, now.monotonic, now.monotonic + seconds)
+    entry = known.entry
+    effects: tuple[Effect, ...] = (Remember(miss),)
+    if entry is not None:
+        tried = replace(entry, asked=now.day, failed=now.wall, failure=str(result))
+        effects = (*effects, Touch(tried), TellFailed(result, entry))
+    else:
+        effects = (*effects, Lapse(None), TellFailed(result, None, known.lapsed))
+    return Step(_missing(miss, entry, now, times), effects)
+
+
+def _record_checked(
+    entry: Entry, result: str | NoPolicy | Failure, known: Known, now: Now, times: RenewalTimes
+) -> Step:
+    """The record of an entry that no mail asked for was looked up."""
+    if _is_superseded(entry, known, now):
+        return Step(Refresh.LEFT)
+    renewable = times.is_renewable(entry, now.wall)
+    if isinstance(result, str):
+        works = TellWorks(by_record=True)
+        if result == entry.id and not renewable:
+            checked = _checked(entry, entry.asked, now, times)
+            return Step(Refresh.CHECKED, (works, Touch(checked)))
+        return _fetch_again(known, entry, result, now).after(works)
+    failed = _failed(entry, result, now, times)
+    if renewable:
+        # §3.3: the fetch does not need the record.
+        return _fetch_again(known, entry, entry.id, now).after(*failed)
+    return Step(Refresh.FAILED, failed)
+
+
+def _fetch_again(known: Known, entry: Entry, policy_id: str, now: Now) -> Step:
+    """Fetch the policy of an entry again, unless the id is paused after a failed fetch."""
+    if known.paused(policy_id) is not None:
+        return Step(Refresh.LEFT, (Touch(replace(entry, due=now.wall + FETCH_PAUSE)),))
+    return Step(Refetch(policy_id, entry))
+
+
+def _refetched(
+    policy_id: str,
+    entry: Entry,
+    result: Policy | Failure,
+    known: Known,
+    now: Now,
+    times: RenewalTimes,
+) -> Step:
+    """The fetch of a policy in force ended, that no mail waited for."""
+    if _is_superseded(entry, known, now):
+        return Step(Refresh.LEFT)
+    if isinstance(result, Failure):
+        effects = (*_pause(policy_id, result, now), *_failed(entry, result, now, times))
+        return Step(Refresh.FAILED, effects)
+    outcome = Refresh.FETCHED if result == entry.policy else Refresh.CHANGED
+    return replace(_found(policy_id, result, entry.asked, known, now, times), then=outcome)
+
+
+def _is_superseded(entry: Entry, known: Known, now: Now) -> bool:
+    """Say whether mail saw what is newer than `entry` while it was looked at.
+
+    An entry that came to its end by itself is followed by what was fetched for it.
+    """
+    return known.entry.id != entry.id if known.entry is not None else now.wall < entry.end
+
+
+def _failed(
+    entry: Entry, result: NoPolicy | Failure, now: Now, times: RenewalTimes
+) -> tuple[Effect, ...]:
+    """A look at an entry that no mail asked for failed: the next one comes after a longer pause."""
+    again = times.due_after_failure(entry, now.wall)
+    tried = replace(entry, due=again, failed=now.wall, failure=str(result))
+    return Touch(tried), TellFailed(result, entry)
+
+
+def _pause(policy_id: str, failure: Failure, now: Now) -> tuple[Effect, ...]:
+    """Leave the policy of this id alone (§3.3), if it is the domain's fault that it failed."""
+    if failure.cause is Cause.PROCESS:
+        return ()
+    return (Rest(Pause(policy_id, failure, now.monotonic + FETCH_PAUSE)),)
+
+
+def _renewal(known: Known, now: Now) -> tuple[Effect, ...]:
+    """Have a policy fetched again if it is time, without making mail wait (§3.3)."""
+    entry = known.entry
+    if entry is None or now.wall < entry.renewal or known.paused(entry.id) is not None:
+        return ()
+    return (RenewBehind(),)
+
+
+def _checked(entry: Entry, asked_on: float, now: Now, times: RenewalTimes) -> Entry:
+    """Return an entry whose record was just seen to have its id still."""
+    entry = replace(entry, checked=now.wall, asked=asked_on)
+    if now.wall < entry.renewal:
+        entry = replace(entry, due=times.due(entry), failed=0.0, failure="")
+    return entry
+
+
+def _in_force(entry: Entry, now: Now, times: RenewalTimes) -> Answer:
+    """Answer with an entry's policy."""
+    return Answer(entry.policy, now.monotonic + times.repeatable(entry, now.wall))
+
+
+def _missing(miss: Miss, entry: Entry | None, now: Now, times: RenewalTimes) -> Answer:
+    """Answer with what a miss leaves in force: the entry's policy to its end, or none."""
+    if entry is None:
+        return Answer(None, miss.until)
+    end = now.monotonic + max(0.0, entry.end - now.wall)
+    return Answer(entry.policy, min(times.end_of(miss, entry), end))
