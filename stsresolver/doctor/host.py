@@ -22,6 +22,7 @@ from ..net.ca_store import CaStore
 from ..net.deadline import Deadline
 from ..net.nameservers import NameServerError, NameServers
 from ..net.proxy import Proxy
+from ..net.steps import run
 from ..socketmap.netstring import MAX_REPLY, NetstringError, cut, encode
 from .file_access import ENTER, READ, WRITE, Person, obstacle
 from .finding import Finding, fine, problem, warning
@@ -35,7 +36,7 @@ def name_servers(resolv_conf: str, port: int, timeout: float) -> Iterator[Findin
     """Ask for the SOA of the root, as the daemon asks. `timeout`: seconds."""
     servers = NameServers(resolv_conf, port)
     try:
-        answer = servers.ask(dns.name.root, dns.rdatatype.SOA, Deadline(timeout))
+        answer = run(servers.ask(dns.name.root, dns.rdatatype.SOA, Deadline(timeout)))
     except (NameServerError, TimeoutError) as error:
         yield problem(
             f"no answer from the name servers of {resolv_conf}: {error}",
@@ -55,7 +56,7 @@ def validation(resolv_conf: str, port: int, timeout: float) -> Iterator[Finding]
     """Ask whether the SOA of the root, which is signed, was validated (RFC 6840 §5.7)."""
     servers = NameServers(resolv_conf, port)
     try:
-        answer = servers.ask(dns.name.root, dns.rdatatype.SOA, Deadline(timeout))
+        answer = run(servers.ask(dns.name.root, dns.rdatatype.SOA, Deadline(timeout)))
     except (NameServerError, TimeoutError) as error:
         yield warning(f"not found out whether the resolver validates: {error}", "as DNS")
         return

@@ -11,21 +11,22 @@ It ends when the daemon closes the socket, and leaves signals to the daemon.
 
 from __future__ import annotations
 
-import errno
 import functools
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
-import threading
 from typing import Any, NoReturn
 
 from ..mta_sts.resolver import Resolver
-from ..mta_sts.results import Cause, Failure, Found
+from ..mta_sts.results import Cause, Failure
 from ..net.proxy import Proxy
+from ..net.steps import Steps
 from ..version import __version__
+from .loop import Loop
 from .messages import (
     FETCH,
     HELLO,
@@ -40,7 +41,6 @@ from .messages import (
     write_result,
 )
 from .sandbox import confine
-from .scheduler import Scheduler
 
 # By name: as the program of a process this module is `__main__`.
 log = logging.getLogger("stsresolver.lookup.child")
@@ -82,7 +82,6 @@ def main() -> int:
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as daemon:
         _, _, (settings,) = read(daemon.recv(MAX_MESSAGE))
         workers = settings["workers"]
-        threading.stack_size(_STACK)
         # What is there now stays, and need not be looked through again and again.
         gc.freeze()
         confined = confine(_BASE_MEMORY + workers * _LOOKUP_MEMORY)
@@ -98,90 +97,85 @@ def main() -> int:
         arguments = settings["resolver"]
         if "proxy" in arguments:
             arguments["proxy"] = Proxy(**arguments["proxy"])
-        turns = Scheduler(daemon.fileno())
-        resolver = functools.cache(functools.partial(Resolver, wait=turns.wait, **arguments))
-        Workers(daemon, turns, resolver, workers).serve()
+        resolver = functools.cache(functools.partial(Resolver, **arguments))
+        Child(daemon, resolver, _most_lookups()).serve()
 
 
-class Workers:
-    """The threads that look up what the daemon asks, started as needed.
+class Child:
+    """Looks up what the daemon asks, and sends what came of it.
 
-    `resolver` gives one for a time limit; `most`: lookups at once. There is one thread more, so
-    that one sees the daemon go while the others look up.
+    `resolver` gives one for a time limit; `most`: lookups at once.
     """
 
-    def __init__(self, daemon: socket.socket, turns: Scheduler, resolver: Any, most: int) -> None:
+    def __init__(self, daemon: socket.socket, resolver: Any, most: int) -> None:
         self._daemon = daemon
-        self._turns = turns
         self._resolver = resolver
-        self._left = most
+        self._loop = Loop(daemon.fileno(), most)
+        self._results: list[bytes] = []
 
     def serve(self) -> NoReturn:
         """Answer what is asked until the daemon closes the socket; then end the process."""
-        self._turns.question()
-        self._work()
-
-    def _work(self) -> NoReturn:
-        """Answer one question after the other, as each of the threads does."""
         status = 1
         try:
-            while message := self._question():
-                if self._left > 0 and not self._turns.idle:
-                    self._start_another()
-                _answer(self._daemon, self._resolver, message)
-                self._turns.question()
+            while True:
+                if self._loop.turn():
+                    packet = self._daemon.recv(MAX_MESSAGE)
+                    if not packet:
+                        break
+                    for message in packet.split(b"\n"):
+                        self._begin(message)
+                self._send()
+            status = 0
+        except ConnectionError:
             status = 0
         except Exception:
-            log.exception("the resolver process met a bug of this program")
+            log.exception("internal error in the resolver process")
         finally:
-            # Lookups that nobody waits for any more are not waited for.
             os._exit(status)
 
-    def _question(self) -> bytes:
-        """Return the next message, nothing once the daemon has gone."""
-        try:
-            return self._daemon.recv(_MAX_ASKED)
-        except ConnectionError:
-            return b""
+    def _begin(self, message: bytes) -> None:
+        number, what, (domain, timeout, *known_ids) = read(message)
+        steps = _steps(self._resolver(timeout), what, domain, known_ids)
+        self._loop.start(steps, functools.partial(self._done, number))
 
-    def _start_another(self) -> None:
-        try:
-            self._turns.start(self._work)
-        except RuntimeError as error:
-            # What is asked waits for the threads that there are.
-            log.warning("no thread for another lookup: %s", error)
-        else:
-            self._left -= 1
+    def _done(self, number: int, result: Result) -> None:
+        self._results.append(write_result(number, result))
+
+    def _send(self) -> None:
+        """Send the results of this turn, in as few packets as they fit into."""
+        if not self._results:
+            return
+        results, self._results = self._results, []
+        packet = b"\n".join(results)
+        if len(packet) <= MAX_MESSAGE:
+            self._daemon.send(packet)
+            return
+        for result in results:
+            self._daemon.send(result)
 
 
-def _answer(daemon: socket.socket, resolver: Any, message: bytes) -> None:
-    """Look up one thing, and send what came of it."""
-    number, what, (domain, timeout, *known_ids) = read(message)
+def _most_lookups() -> int:
+    """Return how many lookups may be under way: each has one socket at a time, and some spare."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(16, min(hard, 8192) - 64)
+
+
+def _steps(resolver: Resolver, what: str, domain: str, known_ids: list[str]) -> Steps[Result]:
     try:
-        result = _look_up(resolver(timeout), what, domain, known_ids)
+        return (yield from _look_up(resolver, what, domain, known_ids))
     except Exception as error:
-        log.exception("%s: the lookup ended in a bug of this program", domain)
-        result = Failure(Cause.PROCESS, f"{type(error).__name__}: {error}")
-    try:
-        daemon.send(write_result(number, result))
-    except ConnectionError:
-        # The next one to wait for the daemon sees that it has gone.
-        return
-    except OSError as error:
-        if error.errno != errno.EMSGSIZE:
-            raise
-        policy_id = result.id if isinstance(result, Found) else ""
-        why = "the socket buffers of this host are too small for it"
-        daemon.send(write_result(number, Failure(Cause.SIZE, why, policy_id)))
+        log.exception("%s: internal error while looking up the policy", domain)
+        return Failure(Cause.PROCESS, f"{type(error).__name__}: {error}")
 
 
-def _look_up(resolver: Resolver, what: str, domain: str, known_ids: list[str]) -> Result:
+def _look_up(resolver: Resolver, what: str, domain: str, known_ids: list[str]) -> Steps[Any]:
     if what == RESOLVE:
-        return resolver.resolve(domain, *known_ids)
+        return resolver.steps_of_resolve(domain, *known_ids)
     if what == POLICY_ID:
-        return resolver.policy_id(domain)
+        return resolver.steps_of_policy_id(domain)
     if what == FETCH:
-        return resolver.fetch(domain)
+        return resolver.steps_of_fetch(domain)
     raise ValueError(f"not a lookup: {what!a}")
 
 

@@ -284,22 +284,23 @@ class ResolverProcess:
                 return
             if not size:
                 return
-            message = bytes(memoryview(buffer)[:size])
+            packet = bytes(memoryview(buffer)[:size])
             child.heard = time.monotonic()
-            # The number alone is read here; the rest, by the thread that waits for it.
-            number = message[1:24].partition(b",")[0]
-            if number != b"0" and number.isdigit():
-                # Taken out, so that a second answer finds nobody.
-                waiting = self._asked.pop(int(number), None)
-                if waiting is not None:
-                    waiting.put(message)
-                continue
-            try:
-                self._told(child, message)
-            except ValueError as error:
-                # No stranger can make it say this, unless he has taken it over.
-                log.error("the resolver process says what cannot be: %s", error)
-                return
+            for message in packet.split(b"\n"):
+                # The number alone is read here; the rest, by the thread that waits for it.
+                number = message[1:24].partition(b",")[0]
+                if number != b"0" and number.isdigit():
+                    # Taken out, so that a second answer finds nobody.
+                    waiting = self._asked.pop(int(number), None)
+                    if waiting is not None:
+                        waiting.put(message)
+                    continue
+                try:
+                    self._told(child, message)
+                except ValueError as error:
+                    # No stranger can make it say this, unless he has taken it over.
+                    log.error("the resolver process says what cannot be: %s", error)
+                    return
 
     def _told(self, child: _Child, message: bytes) -> None:
         """Read what is no result: the first word, and lines for the log."""

@@ -6,10 +6,11 @@ only the way differs: what goes over the connection stays between us and the pol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from dns.rdatatype import RdataType
 
 from ..net.deadline import BoundedSocket, Deadline, connected
 from ..net.proxy import Proxy, goes_through, known_addresses
+from ..net.steps import Steps
 from ..net.tunnel import TunnelError, open_tunnel
 from .discovery import Discovery, DiscoveryError
 from .results import Cause
@@ -43,23 +44,22 @@ class Connector:
         self._port = port
         self._proxy = proxy
 
-    def connect(self, host: str, deadline: Deadline) -> BoundedSocket:
+    def connect(self, host: str, deadline: Deadline) -> Steps[BoundedSocket]:
         """Return a connection to `host`.
 
         Raise `FetchError`, or `TimeoutError` past the deadline.
         """
         if self._proxy is not None and goes_through(self._proxy, host):
-            return self._through(self._proxy, host, deadline)
-        families = self._discovery.addresses(host, deadline)
-        return _connected(host, self._port, families, deadline)
+            return (yield from self._through(self._proxy, host, deadline))
+        return (yield from self._connected(host, self._port, None, deadline))
 
-    def _through(self, proxy: Proxy, host: str, deadline: Deadline) -> BoundedSocket:
+    def _through(self, proxy: Proxy, host: str, deadline: Deadline) -> Steps[BoundedSocket]:
         """Connect to `host` through `proxy`, which looks up its name."""
         try:
-            families = known_addresses(proxy) or self._discovery.addresses(proxy.host, deadline)
-            connection = _connected(proxy.host, proxy.port, families, deadline)
+            known = known_addresses(proxy) or None
+            connection = yield from self._connected(proxy.host, proxy.port, known, deadline)
             try:
-                open_tunnel(connection, proxy, host, self._port)
+                yield from open_tunnel(connection, proxy, host, self._port)
             except BaseException:
                 connection.close()
                 raise
@@ -75,33 +75,37 @@ class Connector:
             return connection
         raise FetchError(Cause.PROXY, f"{proxy}: {why}")
 
+    def _connected(
+        self,
+        host: str,
+        port: int,
+        known: list[list[str]] | None,
+        deadline: Deadline,
+    ) -> Steps[BoundedSocket]:
+        """Connect to the first address of `host` that answers.
 
-def _connected(
-    host: str, port: int, families: Iterable[list[str]], deadline: Deadline
-) -> BoundedSocket:
-    """Connect to the first address of `host` that answers."""
-    refused = []
-    try:
-        for address, share in _attempts(families, deadline):
+        `known`: its addresses of each family, if DNS is not to be asked. A family that has not been
+        looked up yet gets as much of the time as one address.
+        """
+        refused: list[str] = []
+        for family, rdtype in enumerate((RdataType.A, RdataType.AAAA)):
             try:
-                return connected((address, port), share, deadline)
-            except OSError as error:
-                refused.append(f"{address}: {error.strerror or error}")
-    except DiscoveryError as error:
-        # With an address of one family refused, that says more than DNS about the other.
+                if known is not None:
+                    addresses = known[family]
+                else:
+                    addresses = yield from self._discovery.addresses(host, rdtype, deadline)
+            except DiscoveryError as error:
+                # With an address of one family refused, that says more than DNS about the other.
+                if refused:
+                    break
+                raise FetchError(Cause.ADDRESS, str(error)) from error
+            tried = addresses[:_MAX_ADDRESSES]
+            for number, address in enumerate(tried):
+                share = deadline.left() / (len(tried) - number + 1 - family)
+                try:
+                    return (yield from connected((address, port), share, deadline))
+                except OSError as error:
+                    refused.append(f"{address}: {error.strerror or error}")
         if not refused:
-            raise FetchError(Cause.ADDRESS, str(error)) from error
-    if not refused:
-        raise FetchError(Cause.NO_ADDRESS, host)
-    raise FetchError(Cause.CONNECT, ", ".join(refused))
-
-
-def _attempts(families: Iterable[list[str]], deadline: Deadline) -> Iterator[tuple[str, float]]:
-    """Yield each address with its share of the time left, in seconds.
-
-    A family of addresses that has not been asked for yet counts as one address more.
-    """
-    for more, addresses in zip((1, 0), families, strict=False):
-        tried = addresses[:_MAX_ADDRESSES]
-        for number, address in enumerate(tried):
-            yield address, deadline.left() / (len(tried) - number + more)
+            raise FetchError(Cause.NO_ADDRESS, host)
+        raise FetchError(Cause.CONNECT, ", ".join(refused))

@@ -9,15 +9,14 @@ Names are asked as they are: no search list, no /etc/hosts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import dns.exception
 import dns.name
 import dns.rdatatype
 
-from ..net.deadline import Deadline, Wait, alone
+from ..net.deadline import Deadline
 from ..net.dns_messages import Answer
 from ..net.nameservers import NameServerError, NameServers
+from ..net.steps import Steps
 from .record import RecordError, SeveralRecords, domain_id
 from .results import Cause, Failure, NoPolicy
 
@@ -32,19 +31,18 @@ class Discovery:
     May be used by any number of threads at once.
     """
 
-    def __init__(self, timeout: float, resolv_conf: str, port: int, wait: Wait = alone) -> None:
+    def __init__(self, timeout: float, resolv_conf: str, port: int) -> None:
         self._timeout = timeout
-        self._wait = wait
         self._name_servers = NameServers(resolv_conf, port)
 
-    def policy_id(self, domain: str) -> str | NoPolicy | Failure:
+    def policy_id(self, domain: str) -> Steps[str | NoPolicy | Failure]:
         """Return the id in the MTA-STS record of `domain` (A-labels)."""
         try:
             name = dns.name.from_text(f"_mta-sts.{domain}.")
         except dns.exception.DNSException:
             return NoPolicy(Cause.NO_RECORD, "its name would be longer than DNS allows")
         try:
-            answer = self._ask(name, dns.rdatatype.TXT, Deadline(self._timeout, self._wait))
+            answer = yield from self._ask(name, dns.rdatatype.TXT, Deadline(self._timeout))
         except (DiscoveryError, TimeoutError) as error:
             return Failure(Cause.DNS, str(error))
         try:
@@ -55,22 +53,24 @@ class Discovery:
             return NoPolicy(Cause.BAD_RECORD, str(error))
         return found or NoPolicy(Cause.NO_RECORD, ttl=answer.negative_ttl)
 
-    def addresses(self, host: str, deadline: Deadline) -> Iterator[list[str]]:
-        """Yield the IPv4 addresses of `host`, and then, if still wanted, the IPv6 addresses.
+    def addresses(
+        self, host: str, rdtype: dns.rdatatype.RdataType, deadline: Deadline
+    ) -> Steps[list[str]]:
+        """Return the addresses of `host`; `rdtype`: A or AAAA.
 
         Raise `DiscoveryError` where DNS fails, `TimeoutError` when the deadline is over.
         """
         try:
             name = dns.name.from_text(f"{host}.")
         except dns.exception.DNSException:
-            return
-        for rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
-            yield [record.address for record in self._ask(name, rdtype, deadline).records]
+            return []
+        answer = yield from self._ask(name, rdtype, deadline)
+        return [record.address for record in answer.records]
 
     def _ask(
         self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType, deadline: Deadline
-    ) -> Answer:
+    ) -> Steps[Answer]:
         try:
-            return self._name_servers.ask(name, rdtype, deadline)
+            return (yield from self._name_servers.ask(name, rdtype, deadline))
         except NameServerError as error:
             raise DiscoveryError(str(error)) from error

@@ -11,21 +11,20 @@ nothing of the environment (proxies, REQUESTS_CA_BUNDLE).
 
 from __future__ import annotations
 
-import contextlib
 import ssl
-from functools import partial
 
 import requests
 from requests.structures import CaseInsensitiveDict
 
 from ..net.ca_store import CaStore
-from ..net.deadline import Deadline, Wait, alone
+from ..net.deadline import Deadline
 from ..net.proxy import Proxy
+from ..net.steps import Steps
 from ..net.tls import BoundedTls, TooMuch
 from ..version import __version__
 from .connector import Connector, FetchError
 from .discovery import Discovery
-from .http_adapter import ERRORS, PolicyHostAdapter
+from .http_adapter import ERRORS, HttpExchange
 from .policy import MAX_POLICY_SIZE, Policy, PolicyError, parse_policy
 from .results import Cause, Failure
 
@@ -38,8 +37,6 @@ _HEADERS = {
 # Bytes read for one policy, with TLS, headers and chunk sizes: chunks of one byte still fit.
 # A header costs several times its size.
 _MAX_READ = 8 * MAX_POLICY_SIZE
-# Bytes of a body that are read at once: http.client keeps an object for each chunk until then.
-_PART = 8192
 
 
 class Fetcher:
@@ -55,56 +52,54 @@ class Fetcher:
         discovery: Discovery,
         tcp_port: int,
         proxy: Proxy | None = None,
-        wait: Wait = alone,
     ) -> None:
         self._timeout = timeout
-        self._wait = wait
         self._connector = Connector(discovery, tcp_port, proxy)
         self._trust = CaStore()
 
-    def fetch(self, domain: str) -> Policy | Failure:
+    def fetch(self, domain: str) -> Steps[Policy | Failure]:
         """Fetch and read the policy of `domain` (A-labels)."""
-        deadline = Deadline(self._timeout, self._wait)
+        deadline = Deadline(self._timeout)
         try:
-            return parse_policy(self._get(domain, deadline))
+            return parse_policy((yield from self._get(domain, deadline)))
         except PolicyError as error:
             return Failure(Cause.SYNTAX, str(error))
         except ERRORS as error:
             return _failure(error)
 
-    def _get(self, domain: str, deadline: Deadline) -> bytes:
+    def _get(self, domain: str, deadline: Deadline) -> Steps[bytes]:
         """Return the body of the policy file. Raise `FetchError` or what http.client raises."""
         host = f"mta-sts.{domain}"
         # As prepare() would make it, for a third of the time of the whole exchange.
         request = requests.PreparedRequest()
         request.method = "GET"
         request.url = f"https://{host}/.well-known/mta-sts.txt"
-        request.headers = CaseInsensitiveDict(_HEADERS)
-        with contextlib.ExitStack() as opened:
-            adapter = PolicyHostAdapter(host, partial(self._connect, host, deadline, opened))
-            opened.callback(adapter.close)
-            response = adapter.send(request)
-            opened.callback(response.close)
-            return _body(response)
-
-    def _connect(self, host: str, deadline: Deadline, opened: contextlib.ExitStack) -> BoundedTls:
-        """Connect to `host` and verify its certificate; `opened` closes the connection."""
-        connection = opened.enter_context(self._connector.connect(host, deadline))
-        try:
-            return BoundedTls(connection, self._trust.context(), host, _MAX_READ)
-        except TimeoutError:
-            raise
-        except ssl.SSLCertVerificationError as error:
-            raise FetchError(Cause.CERTIFICATE, error.verify_message) from error
-        except OSError as error:
-            raise FetchError(Cause.TLS, str(error)) from error
+        request.headers = CaseInsensitiveDict({"Host": host, **_HEADERS})
+        with (yield from self._connector.connect(host, deadline)) as connection:
+            tls = BoundedTls(connection, self._trust.context(), host, _MAX_READ)
+            yield from _verified(tls)
+            exchange = HttpExchange(tls, MAX_POLICY_SIZE)
+            response = yield from exchange.send(request)
+            _check(response)
+            body = yield from exchange.body()
+        _check_size(response, body)
+        return body
 
 
-def _body(response: requests.Response) -> bytes:
-    """Return the body of a 200 answer in text/plain, complete and not over the limit.
+def _verified(tls: BoundedTls) -> Steps[None]:
+    """Shake hands. Raise `FetchError` where the certificate is not valid or TLS fails."""
+    try:
+        yield from tls.handshake()
+    except TimeoutError:
+        raise
+    except ssl.SSLCertVerificationError as error:
+        raise FetchError(Cause.CERTIFICATE, error.verify_message) from error
+    except OSError as error:
+        raise FetchError(Cause.TLS, str(error)) from error
 
-    Raise `FetchError` for any other answer; the body of such a one is not read.
-    """
+
+def _check(response: requests.Response) -> None:
+    """Raise `FetchError` unless it is a 200 answer in text/plain; its body is not read yet."""
     headers = response.headers
     if response.status_code != 200:
         raise FetchError(Cause.STATUS, f"{response.status_code}")
@@ -119,19 +114,15 @@ def _body(response: requests.Response) -> bytes:
     if chunked and chunked.lower() != "chunked":
         raise FetchError(Cause.HTTP, f"Transfer-Encoding {chunked[:80]!a}")
 
-    body = b""
-    while len(body) <= MAX_POLICY_SIZE:
-        size = min(_PART, MAX_POLICY_SIZE + 1 - len(body))
-        part = response.raw.read(size)
-        if not part:
-            break
-        body += part
+
+def _check_size(response: requests.Response, body: bytes) -> None:
+    """Raise `FetchError` unless the body is complete and not over the limit."""
     if len(body) > MAX_POLICY_SIZE:
         raise FetchError(Cause.SIZE, "")
-    length = headers.get("Content-Length")
+    length = response.headers.get("Content-Length")
+    chunked = response.headers.get("Transfer-Encoding")
     if length is not None and not chunked and not _is_number(length.strip(" \t"), len(body)):
         raise FetchError(Cause.HTTP, f"{len(body)} bytes came, Content-Length {length[:80]!a}")
-    return body
 
 
 def _is_number(text: str, number: int) -> bool:

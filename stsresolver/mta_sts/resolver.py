@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..net.deadline import Wait, alone
 from ..net.domain_names import a_labels
 from ..net.proxy import Proxy
+from ..net.steps import Steps, run
 from .discovery import Discovery
 from .fetch import Fetcher
 from .policy import Policy
@@ -25,11 +25,13 @@ class Resolver:
     `resolv_conf`: the file with the name servers, read again whenever it changes.
     `dns_port`, `https_port`: where to connect to; names and URLs stay those of the standard.
     `proxy`: the HTTP proxy that policies are fetched through (`proxy.from_environment`), if any.
-    `wait`: how its threads wait for the network; each by itself, as a rule.
 
     One resolver may be used by any number of threads at once. A domain may be given as U-labels
     or A-labels; text that is no domain name of two labels or more raises `ValueError`. Nothing
     else is raised: what goes wrong is a result.
+
+    Each method returns its result. Those whose names begin with `steps` return the same work in
+    steps (`net.steps`), for who has other work to do meanwhile.
     """
 
     def __init__(
@@ -40,11 +42,9 @@ class Resolver:
         dns_port: int = 53,
         https_port: int = 443,
         proxy: Proxy | None = None,
-        wait: Wait = alone,
     ) -> None:
-        discovery = Discovery(timeout, resolv_conf, dns_port, wait)
-        self._discovery = discovery
-        self._fetcher = Fetcher(timeout, discovery, https_port, proxy, wait)
+        self._discovery = Discovery(timeout, resolv_conf, dns_port)
+        self._fetcher = Fetcher(timeout, self._discovery, https_port, proxy)
 
     def resolve(self, domain: str, *known_ids: str) -> Lookup:
         """Look up the policy of `domain`.
@@ -52,20 +52,33 @@ class Resolver:
         `known_ids`: ids whose policy the caller has or does not want. The policy is fetched only
         if the record carries another one.
         """
-        found = self.policy_id(domain)
+        return run(self.steps_of_resolve(domain, *known_ids))
+
+    def policy_id(self, domain: str) -> str | NoPolicy | Failure:
+        """Return the id that the TXT record of `domain` carries; only DNS is asked."""
+        return run(self.steps_of_policy_id(domain))
+
+    def fetch(self, domain: str) -> Policy | Failure:
+        """Fetch the policy of `domain` from its policy host, whatever the TXT record says."""
+        return run(self.steps_of_fetch(domain))
+
+    def steps_of_resolve(self, domain: str, *known_ids: str) -> Steps[Lookup]:
+        """Return `resolve` in steps."""
+        domain = a_labels(domain)
+        found = yield from self._discovery.policy_id(domain)
         if not isinstance(found, str):
             return found
         if found in known_ids:
             return NotChanged(found)
-        policy = self.fetch(domain)
+        policy = yield from self._fetcher.fetch(domain)
         if isinstance(policy, Failure):
             return replace(policy, id=found)
         return Found(policy, found)
 
-    def policy_id(self, domain: str) -> str | NoPolicy | Failure:
-        """Return the id that the TXT record of `domain` carries; only DNS is asked."""
+    def steps_of_policy_id(self, domain: str) -> Steps[str | NoPolicy | Failure]:
+        """Return `policy_id` in steps."""
         return self._discovery.policy_id(a_labels(domain))
 
-    def fetch(self, domain: str) -> Policy | Failure:
-        """Fetch the policy of `domain` from its policy host, whatever the TXT record says."""
+    def steps_of_fetch(self, domain: str) -> Steps[Policy | Failure]:
+        """Return `fetch` in steps."""
         return self._fetcher.fetch(a_labels(domain))

@@ -7,94 +7,97 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
-# Returns once a descriptor has an event of poll(2), or seconds have passed; says whether it has.
-Wait = Callable[[int, int, float], bool]
-
-
-# Seconds that poll(2) can wait, three weeks.
-_LONGEST = (2**31 - 1) / 1000
-
-
-def alone(descriptor: int, event: int, seconds: float) -> bool:
-    """Wait as a thread that shares nothing with others."""
-    poll = select.poll()
-    poll.register(descriptor, event)
-    # Less than nothing would be for ever.
-    return bool(poll.poll(min(max(0.0, seconds), _LONGEST) * 1000))
+from .steps import Steps, Wait
 
 
 class Deadline:
-    """A point in monotonic time, `seconds` from now. `wait`: how to wait for the network."""
+    """A point in monotonic time, `seconds` from now."""
 
-    __slots__ = ("_end", "wait")
+    __slots__ = ("end",)
 
-    def __init__(self, seconds: float, wait: Wait = alone) -> None:
-        self._end = time.monotonic() + seconds
-        self.wait = wait
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
 
     def left(self) -> float:
         """Return the seconds left, more than 0. Raise `TimeoutError` when there are none."""
-        seconds = self._end - time.monotonic()
+        seconds = self.end - time.monotonic()
         if seconds <= 0:
             raise TimeoutError("the time limit is used up")
         return seconds
 
     def within(self, seconds: float) -> Deadline:
         """Return the deadline of a step: `seconds` from now. Raise as `left` does."""
-        return Deadline(min(seconds, self.left()), self.wait)
+        return Deadline(min(seconds, self.left()))
 
 
-class BoundedSocket(socket.socket):
+class BoundedSocket:
     """A socket whose every step ends by `deadline`, with `TimeoutError`.
 
-    What is sent is tried first, for there is room as a rule. What is to come is waited for first,
-    even if it is there: so who sends without end keeps no other thread waiting, nor the deadline.
+    It sends before it polls, because there is room as a rule. It polls before every receive, so
+    that a peer that sends without end starves no other lookup and cannot outlast the deadline.
     """
 
+    __slots__ = ("_socket", "deadline")
+
     def __init__(self, family: int, kind: int, deadline: Deadline) -> None:
-        super().__init__(family, kind | socket.SOCK_NONBLOCK)
+        self._socket = socket.socket(family, kind | socket.SOCK_NONBLOCK)
         self.deadline = deadline
 
-    def connect(self, address: Any) -> None:
+    def __enter__(self) -> BoundedSocket:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def connect(self, address: Any) -> Steps[None]:
         """Connect, as `socket.socket` does."""
         try:
-            super().connect(address)
+            self._socket.connect(address)
         except BlockingIOError:
-            self._until(select.POLLOUT, "no connection in time")
-            error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            yield from self._until(select.POLLOUT, "no connection in time")
+            error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
                 raise OSError(error, os.strerror(error)) from None
 
-    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+    def recv(self, size: int) -> Steps[bytes]:
         """Receive, as `socket.socket` does."""
         while True:
-            self._until(select.POLLIN, "nothing came in time")
-            # A datagram that is broken is no longer there.
+            yield from self._until(select.POLLIN, "nothing came in time")
+            # The kernel drops a broken datagram after it has announced it.
             with contextlib.suppress(BlockingIOError):
-                return super().recv(bufsize, flags)
+                return self._socket.recv(size)
 
-    def sendall(self, data: Any, flags: int = 0) -> None:
+    def sendall(self, data: bytes) -> Steps[None]:
         """Send, as `socket.socket` does."""
         while True:
             try:
-                sent = self.send(data, flags)
+                sent = self._socket.send(data)
             except BlockingIOError:
-                self._until(select.POLLOUT, "not everything could be sent in time")
+                yield from self._until(select.POLLOUT, "not everything could be sent in time")
                 continue
             if sent == len(data):
                 return
             data = data[sent:]
 
-    def _until(self, event: int, otherwise: str) -> None:
-        deadline = self.deadline
-        if not deadline.wait(self.fileno(), event, deadline.left()):
+    def _until(self, event: int, otherwise: str) -> Steps[None]:
+        self.deadline.left()
+        if not (yield Wait(self._socket.fileno(), event, self.deadline.end)):
             raise TimeoutError(otherwise)
 
 
-def connected(address: tuple[str, int], seconds: float, deadline: Deadline) -> BoundedSocket:
+def connected(address: tuple[str, int], seconds: float, deadline: Deadline) -> Steps[BoundedSocket]:
     """Return a TCP connection to an IP address and port, made within `seconds`.
 
     What comes after ends by `deadline`. Raise `TimeoutError`, or another `OSError`.
@@ -102,7 +105,7 @@ def connected(address: tuple[str, int], seconds: float, deadline: Deadline) -> B
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     connection = BoundedSocket(family, socket.SOCK_STREAM, deadline.within(seconds))
     try:
-        connection.connect(address)
+        yield from connection.connect(address)
     except BaseException:
         connection.close()
         raise

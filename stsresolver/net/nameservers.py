@@ -20,6 +20,7 @@ import dns.rdatatype
 from .deadline import BoundedSocket, Deadline, connected
 from .dns_messages import Answer, MessageError, Question, Truncated
 from .file_changes import Watch
+from .steps import Steps
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class NameServers:
 
     def ask(
         self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType, deadline: Deadline
-    ) -> Answer:
+    ) -> Steps[Answer]:
         """Return an answer: records, or that there are none. Raise `NameServerError`."""
         servers = self._configured()
         share = deadline.left() / max(_TRIES, len(servers) + 1)
@@ -61,7 +62,8 @@ class NameServers:
                 except TimeoutError:
                     raise NameServerError(_listed(failures)) from None
                 try:
-                    return self._exchange(server, Question(name, rdtype), seconds, deadline)
+                    question = Question(name, rdtype)
+                    return (yield from self._exchange(server, question, seconds, deadline))
                 except TimeoutError:
                     failures[server] = "no answer in time"
                 except (NameServerError, MessageError, OSError) as error:
@@ -71,36 +73,36 @@ class NameServers:
 
     def _exchange(
         self, server: str, question: Question, seconds: float, deadline: Deadline
-    ) -> Answer:
+    ) -> Steps[Answer]:
         """Ask one name server, within `seconds` over UDP and, by `deadline`, as much over TCP.
 
         Raise `TimeoutError`, `OSError`, or `NameServerError` and `MessageError` for an answer that
         is of no use.
         """
         try:
-            return self._over_udp(server, question, deadline.within(seconds))
+            return (yield from self._over_udp(server, question, deadline.within(seconds)))
         except Truncated:
             pass
         try:
-            return self._over_tcp(server, question, deadline.within(seconds))
+            return (yield from self._over_tcp(server, question, deadline.within(seconds)))
         except Truncated:
             raise NameServerError("an answer cut short over TCP") from None
 
-    def _over_udp(self, server: str, question: Question, deadline: Deadline) -> Answer:
+    def _over_udp(self, server: str, question: Question, deadline: Deadline) -> Steps[Answer]:
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         with BoundedSocket(family, socket.SOCK_DGRAM, deadline) as udp:
-            udp.connect((server, self._port))
-            udp.send(question.wire)
+            yield from udp.connect((server, self._port))
+            yield from udp.sendall(question.wire)
             while True:
-                answer = question.read(udp.recv(65535))
+                answer = question.read((yield from udp.recv(65535)))
                 if answer is not None:
                     return answer
 
-    def _over_tcp(self, server: str, question: Question, deadline: Deadline) -> Answer:
-        with connected((server, self._port), deadline.left(), deadline) as tcp:
-            tcp.sendall(_LENGTH.pack(len(question.wire)) + question.wire)
-            (length,) = _LENGTH.unpack(_exactly(tcp, _LENGTH.size))
-            answer = question.read(_exactly(tcp, length))
+    def _over_tcp(self, server: str, question: Question, deadline: Deadline) -> Steps[Answer]:
+        with (yield from connected((server, self._port), deadline.left(), deadline)) as tcp:
+            yield from tcp.sendall(_LENGTH.pack(len(question.wire)) + question.wire)
+            (length,) = _LENGTH.unpack((yield from _exactly(tcp, _LENGTH.size)))
+            answer = question.read((yield from _exactly(tcp, length)))
         if answer is None:
             raise NameServerError("no answer to the question")
         return answer
@@ -127,11 +129,11 @@ class NameServers:
         return list(dict.fromkeys(addresses)) or ["127.0.0.1"]
 
 
-def _exactly(tcp: socket.socket, size: int) -> bytes:
+def _exactly(tcp: BoundedSocket, size: int) -> Steps[bytes]:
     """Read `size` bytes. Raise `TimeoutError`, or `NameServerError` if the connection ends."""
     data = b""
     while len(data) < size:
-        part = tcp.recv(size - len(data))
+        part = yield from tcp.recv(size - len(data))
         if not part:
             raise NameServerError("the connection ended early")
         data += part

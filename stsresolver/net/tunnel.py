@@ -9,9 +9,10 @@ A proxy is somebody's server, too: its answer is bounded in time and bytes.
 from __future__ import annotations
 
 import re
-import socket
 
+from .deadline import BoundedSocket
 from .proxy import Proxy
+from .steps import Steps
 
 # Bytes of the answer, interim ones (RFC 9110 §15.2) included.
 _MAX_ANSWER = 16_384
@@ -31,7 +32,7 @@ class TunnelError(Exception):
     """The proxy did not open the tunnel; the text says what it did."""
 
 
-def open_tunnel(connection: socket.socket, proxy: Proxy, host: str, port: int) -> None:
+def open_tunnel(connection: BoundedSocket, proxy: Proxy, host: str, port: int) -> Steps[None]:
     """Have `proxy`, at the other end of `connection`, connect it to `port` of `host`.
 
     Raise `TunnelError`, or what `connection` raises: `TimeoutError` past its deadline, `OSError`.
@@ -40,18 +41,18 @@ def open_tunnel(connection: socket.socket, proxy: Proxy, host: str, port: int) -
     if proxy.authorization:
         fields.append(f"Proxy-Authorization: {proxy.authorization}")
     request = "".join(f"{field}\r\n" for field in fields) + "\r\n"
-    connection.sendall(request.encode("ascii"))
-    status, reason = _answer(connection)
+    yield from connection.sendall(request.encode("ascii"))
+    status, reason = yield from _answer(connection)
     if not status.startswith("2"):
         raise TunnelError(f"it answered CONNECT with {status} {reason}{_REMEDIES.get(status, '')}")
 
 
-def _answer(connection: socket.socket) -> tuple[str, str]:
+def _answer(connection: BoundedSocket) -> Steps[tuple[str, str]]:
     """Return status and reason of the final answer."""
     read = 0
     data = b""
     while read < _MAX_ANSWER:
-        part = connection.recv(_MAX_ANSWER - read)
+        part = yield from connection.recv(_MAX_ANSWER - read)
         read += len(part)
         data += part
         while end := _END.search(data):
