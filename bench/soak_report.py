@@ -17,8 +17,8 @@ GROWTH = 12 << 20
 PRINTED = 20
 
 # What the daemon may log of its own accord while this goes on.
-EXPECTED = re.compile(r"the resolver process ended, signal 9: another is started|not reloaded: ")
-SUSPICIOUS = re.compile(r"Traceback|bug of this program|\bERROR\b|\bCRITICAL\b|Warning:")
+EXPECTED = re.compile(r"the resolver process ended, signal 9: starting another|not reloaded: ")
+SUSPICIOUS = re.compile(r"Traceback|internal error|\bERROR\b|\bCRITICAL\b|Warning:")
 
 
 def _process(samples: Sequence[Sample], rests: tuple[float, float], rest: float) -> dict:

@@ -45,14 +45,17 @@ class Service:
         self.server = server
         self._config = config
         self.cache = open_cache(config.cache, config.cache_grace)
-        self.resolver = ResolverPool(config.workers, _reach(proxy))
+        self.resolver = ResolverPool(_reach(proxy))
         self.policies = Policies(
             self.cache,
             functools.cache(self.resolver.lookups),
             times=_times(config),
+            blocking=server.hand if self.cache.blocks else None,
             behind=server.behind,
+            flush=self.resolver.flush,
             changed=server.forget,
         )
+        server.after_turn = self.resolver.flush
         self.proactive = Proactive(
             self.cache,
             self.policies,
@@ -81,7 +84,7 @@ class Service:
 
     def reload(self, config: Config, proxy: Proxy | None) -> list[str]:
         """Go by `config` from now on; return the keys whose change has to wait for a restart."""
-        self.resolver.change(config.workers, _reach(proxy))
+        self.resolver.change(_reach(proxy))
         self.server.workers = config.workers
         self.server.shutdown_timeout = config.shutdown_timeout
         if isinstance(self.cache, LayeredStore):

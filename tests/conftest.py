@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""What holds for all tests: warnings are errors, the longest files go first, requirements."""
 
 import os
 
@@ -10,14 +10,47 @@ os.environ.setdefault("PYTHONWARNINGS", "error")
 # Begun first, so that where files run side by side none of them is left to run alone at the end.
 LONG = (
     *("test_soak", "test_init_script", "test_stores", "test_daemon", "test_packaging"),
-    *("test_faults", "test_resolver_process", "test_fetch", "test_hostile_memory", "test_systemd"),
+    *("test_faults", "test_supervisor", "test_fetch", "test_hostile_memory", "test_systemd"),
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Put the files that take longest first."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--requirement",
+        metavar="NUMBER",
+        help="run only the tests that hold this requirement of docs/conformance.rst",
+    )
+    parser.addoption(
+        "--list-requirements",
+        action="store_true",
+        help="print the number of each requirement with each test that holds it",
+    )
+
+
+def requirements(item) -> set[str]:
+    """Return the numbers in the markers of a test: of the whole function, or of its case."""
+    case = item.callspec.id if hasattr(item, "callspec") else ""
+    found = set()
+    for marker in item.iter_markers("requirement"):
+        for one in marker.args:
+            numbers = one.get(case, ()) if isinstance(one, dict) else one
+            found |= {numbers} if isinstance(numbers, str) else set(numbers)
+    return found
+
+
+def pytest_collection_modifyitems(config, items):
+    """Put the files that take longest first; select and list by requirement."""
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+    wanted = config.getoption("--requirement")
+    if wanted:
+        left = [item for item in items if wanted not in requirements(item)]
+        items[:] = [item for item in items if wanted in requirements(item)]
+        config.hook.pytest_deselected(items=left)
+    if config.getoption("--list-requirements"):
+        for item in items:
+            for number in sorted(requirements(item)):
+                print(f"requirement {number} {item.nodeid}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -66,6 +66,9 @@ class LayeredStore:
         # Domains whose entry in memory is newer than the store's.
         self._unwritten: MutableMapping[str, None] = cachetools.LRUCache(_MAX_UNWRITTEN)
 
+    # Its store does.
+    blocks = True
+
     @property
     def whole(self) -> bool:
         """Whether what it does not know is not known: not while the store cannot be read."""

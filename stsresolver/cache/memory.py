@@ -31,6 +31,7 @@ class MemoryStore:
         self.misses = 0
 
     whole = True
+    blocks = False
 
     def get(self, domain: str) -> Entry | None:
         """Return the entry of `domain`."""

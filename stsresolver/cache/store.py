@@ -62,6 +62,10 @@ class Cache(Store, Protocol):
     def whole(self) -> bool:
         """Whether what it does not know is not known at all: not while a part is out of reach."""
 
+    @property
+    def blocks(self) -> bool:
+        """Whether its methods may wait for a disk or the network."""
+
     def peek(self, domain: str) -> Entry | None:
         """Return the entry of `domain`, if neither disk nor network is needed for it."""
 

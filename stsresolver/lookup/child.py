@@ -1,16 +1,16 @@
 """The resolver process: looks up policies for the daemon, away from its caches and sockets.
 
-It is the daemon's child (`resolver_process`), and talks with it in `lookup_messages` over the
-socket that is its standard input. A thread reads what is asked, looks it up with the synchronous
-`Resolver` and says what came of it; while it waits for the network, others do (`turns`). Everything
-that strangers send is read here, by a process that holds nothing worth taking and has given up what
-it does not need (`confinement`).
+The daemon starts it (`supervisor`), and asks over the socket that is its standard input
+(`messages`). It looks up with the `Resolver` of the library, many domains at once on one thread
+(`loop`). It is the process that reads what strangers send. So it holds no cache, no password and no
+listening socket, and gives up what it does not need before it reads the first byte (`sandbox`).
 
 It ends when the daemon closes the socket, and leaves signals to the daemon.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import gc
 import logging
@@ -19,10 +19,11 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..mta_sts.resolver import Resolver
-from ..mta_sts.results import Cause, Failure
+from ..mta_sts.results import Cause, Failure, Found
 from ..net.proxy import Proxy
 from ..net.steps import Steps
 from ..version import __version__
@@ -45,16 +46,14 @@ from .sandbox import confine
 # By name: as the program of a process this module is `__main__`.
 log = logging.getLogger("stsresolver.lookup.child")
 
-# Bytes of data: the interpreter and its modules, and what each lookup may take of it.
-_BASE_MEMORY = 256 << 20
-_LOOKUP_MEMORY = 2 << 20
-# A repeated answer is worth more than a new one sooner, where there are fewer cores than threads
-# that compute.
+# Bytes of data: the interpreter with its modules, and room for lookups.
+_MEMORY = 768 << 20
+# Lookups at once, where the limit of descriptors allows as many: each has one socket.
+_MOST_LOOKUPS = 4096
+# Descriptors left for all else, such as a file of certificates.
+_SPARE_DESCRIPTORS = 32
+# A repeated answer is worth more than an early first one, where cores are few.
 _NICE = 5
-# Bytes of a question: a domain and few words.
-_MAX_ASKED = 4096
-# Bytes of a thread's stack; the system's usual 8 MB would be more than the limit above.
-_STACK = 512 << 10
 
 
 class ToDaemon(logging.Handler):
@@ -81,40 +80,52 @@ def main() -> int:
     os.nice(_NICE)
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as daemon:
         _, _, (settings,) = read(daemon.recv(MAX_MESSAGE))
-        workers = settings["workers"]
-        # What is there now stays, and need not be looked through again and again.
+        # Exempts start-up objects from garbage collection.
         gc.freeze()
-        confined = confine(_BASE_MEMORY + workers * _LOOKUP_MEMORY)
+        confined = confine(_MEMORY)
         logger = logging.getLogger("stsresolver")
         logger.setLevel(settings["level"])
         logger.addHandler(ToDaemon(daemon))
         try:
             daemon.send(write(0, HELLO, __version__))
         except ConnectionError:
-            # It was stopped meanwhile.
+            # The daemon stopped meanwhile.
             return 0
         log.debug("the resolver process is confined: %s", confined)
         arguments = settings["resolver"]
         if "proxy" in arguments:
             arguments["proxy"] = Proxy(**arguments["proxy"])
         resolver = functools.cache(functools.partial(Resolver, **arguments))
-        Child(daemon, resolver, _most_lookups()).serve()
+        Child(daemon, resolver, most_lookups()).serve()
+
+
+def most_lookups() -> int:
+    """Return how many lookups may be under way; raise the limit of descriptors for them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_LOOKUPS + _SPARE_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(1, most - _SPARE_DESCRIPTORS)
 
 
 class Child:
-    """Looks up what the daemon asks, and sends what came of it.
+    """Looks up what the daemon asks, and sends the results.
 
-    `resolver` gives one for a time limit; `most`: lookups at once.
+    `resolver`: gives the resolver for a time limit in seconds.
+    `most`: lookups at once.
     """
 
-    def __init__(self, daemon: socket.socket, resolver: Any, most: int) -> None:
+    def __init__(
+        self, daemon: socket.socket, resolver: Callable[[float], Resolver], most: int
+    ) -> None:
         self._daemon = daemon
         self._resolver = resolver
         self._loop = Loop(daemon.fileno(), most)
-        self._results: list[bytes] = []
+        self._results: list[tuple[int, Result]] = []
 
     def serve(self) -> NoReturn:
-        """Answer what is asked until the daemon closes the socket; then end the process."""
+        """Answer until the daemon closes the socket; then end the process."""
         status = 1
         try:
             while True:
@@ -131,41 +142,50 @@ class Child:
         except Exception:
             log.exception("internal error in the resolver process")
         finally:
+            # Nobody waits for the lookups under way any more.
             os._exit(status)
 
     def _begin(self, message: bytes) -> None:
         number, what, (domain, timeout, *known_ids) = read(message)
-        steps = _steps(self._resolver(timeout), what, domain, known_ids)
+        steps = _answer(self._resolver(timeout), what, domain, known_ids)
         self._loop.start(steps, functools.partial(self._done, number))
 
     def _done(self, number: int, result: Result) -> None:
-        self._results.append(write_result(number, result))
+        self._results.append((number, result))
 
     def _send(self) -> None:
-        """Send the results of this turn, in as few packets as they fit into."""
+        """Send the results of this turn of the loop, in one packet where they fit."""
         if not self._results:
             return
         results, self._results = self._results, []
-        packet = b"\n".join(results)
-        if len(packet) <= MAX_MESSAGE:
-            self._daemon.send(packet)
+        messages = [write_result(number, result) for number, result in results]
+        packet = b"\n".join(messages)
+        if len(packet) <= MAX_MESSAGE and self._sends(packet):
             return
-        for result in results:
-            self._daemon.send(result)
+        for message, (number, result) in zip(messages, results, strict=True):
+            if not self._sends(message):
+                policy_id = result.id if isinstance(result, Found) else ""
+                why = "the socket buffers of this host are too small for it"
+                self._daemon.send(write_result(number, Failure(Cause.SIZE, why, policy_id)))
+
+    def _sends(self, packet: bytes) -> bool:
+        """Send a packet; return whether the socket can take one of its size."""
+        try:
+            self._daemon.send(packet)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            return False
+        return True
 
 
-def _most_lookups() -> int:
-    """Return how many lookups may be under way: each has one socket at a time, and some spare."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return max(16, min(hard, 8192) - 64)
-
-
-def _steps(resolver: Resolver, what: str, domain: str, known_ids: list[str]) -> Steps[Result]:
+def _answer(resolver: Resolver, what: str, domain: str, known_ids: list[str]) -> Steps[Result]:
+    """Look up one thing. An internal error ends this lookup alone."""
     try:
-        return (yield from _look_up(resolver, what, domain, known_ids))
+        result: Result = yield from _look_up(resolver, what, domain, known_ids)
+        return result
     except Exception as error:
-        log.exception("%s: internal error while looking up the policy", domain)
+        log.exception("%s: internal error in a lookup", domain)
         return Failure(Cause.PROCESS, f"{type(error).__name__}: {error}")
 
 

@@ -1,13 +1,14 @@
-"""What the daemon asks of its resolver processes, and what counts of the answers.
+"""What the daemon asks of its resolver processes, and which results it accepts.
 
-`LookupClient` has the methods of a `Resolver`. Strangers may have taken over the process that
-answers: its results have passed the grammar (`messages`), and a result that does not answer the
+`LookupClient` has the methods of a `Resolver`, by callback. The process that answers may be
+compromised: its results have passed the grammar (`messages`), and a result that does not answer the
 question is refused here. Nothing is raised: what goes wrong is a result.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeGuard
 
 from ..mta_sts.policy import Policy
@@ -20,45 +21,70 @@ log = logging.getLogger(__name__)
 class Asked(Protocol):
     """What can be asked for a lookup: one process, or several."""
 
-    def ask(self, what: str, domain: str, timeout: float, *known_ids: str) -> Result:
-        """Return what a lookup ended in."""
+    def ask(
+        self,
+        what: str,
+        domain: str,
+        timeout: float,
+        known_ids: tuple[str, ...],
+        done: Callable[[Result], None],
+    ) -> None:
+        """Call `done` once with the result of a lookup, on any thread."""
 
 
 class LookupClient:
-    """Has the process look up policies, within `timeout` seconds for DNS and for HTTPS each.
+    """Has the processes look up policies, within `timeout` seconds for DNS and for HTTPS each.
 
-    May be used by any number of threads at once.
+    Domains are A-labels. `done` is called once with the result, at once or on another thread. May
+    be used by many threads.
     """
 
-    def __init__(self, process: Asked, timeout: float) -> None:
-        self._process = process
+    def __init__(self, asked: Asked, timeout: float) -> None:
+        self._asked = asked
         self._timeout = timeout
 
-    def resolve(self, domain: str, *known_ids: str) -> Lookup:
-        """Look up the policy of `domain` (A-labels), unless its record carries a known id."""
-        result = self._process.ask(RESOLVE, domain, self._timeout, *known_ids)
-        return result if _resolved(result, known_ids) else _unasked(result)
+    def begin_resolve(
+        self, domain: str, known_ids: tuple[str, ...], done: Callable[[Lookup], None]
+    ) -> None:
+        """Look up the policy of `domain`, unless its record carries a known id."""
 
-    def policy_id(self, domain: str) -> str | NoPolicy | Failure:
-        """Return the id that the TXT record of `domain` (A-labels) carries."""
-        result = self._process.ask(POLICY_ID, domain, self._timeout)
-        return result if isinstance(result, str | NoPolicy | Failure) else _unasked(result)
+        def checked(result: Result) -> None:
+            done(result if _resolves(result, known_ids) else _refused(result))
 
-    def fetch(self, domain: str) -> Policy | Failure:
-        """Fetch the policy of `domain` (A-labels) from its policy host."""
-        result = self._process.ask(FETCH, domain, self._timeout)
-        return result if isinstance(result, Policy | Failure) else _unasked(result)
+        self._asked.ask(RESOLVE, domain, self._timeout, known_ids, checked)
+
+    def begin_policy_id(
+        self, domain: str, done: Callable[[str | NoPolicy | Failure], None]
+    ) -> None:
+        """Look up the id that the TXT record of `domain` carries."""
+
+        def checked(result: Result) -> None:
+            done(result if isinstance(result, str | NoPolicy | Failure) else _refused(result))
+
+        self._asked.ask(POLICY_ID, domain, self._timeout, (), checked)
+
+    def begin_fetch(self, domain: str, done: Callable[[Policy | Failure], None]) -> None:
+        """Fetch the policy of `domain` from its policy host."""
+
+        def checked(result: Result) -> None:
+            done(result if isinstance(result, Policy | Failure) else _refused(result))
+
+        self._asked.ask(FETCH, domain, self._timeout, (), checked)
 
 
 class Ending(NamedTuple):
-    """What a lookup ended in. `what`: as in a message. `cause`: None where it found something."""
+    """How a lookup ended.
+
+    `what`: as in a message.
+    `result`: "found": an id, or a policy. "none": the domain says that it has none. "failure".
+    `cause`: None where it found something.
+    """
 
     what: str
     result: str
     cause: Cause | None
 
 
-# "found": an id, or a policy. "none": the domain says that there is none. "failure": neither.
 ENDINGS = (
     Ending(POLICY_ID, "found", None),
     Ending(POLICY_ID, "none", Cause.NO_RECORD),
@@ -72,7 +98,7 @@ ENDINGS = (
 
 
 def endings(what: str, result: Result) -> tuple[Ending, ...]:
-    """Return what kind of endings `result` is: of the record's lookup, of the fetch, or both."""
+    """Return the endings that `result` means: of the record's lookup, of the fetch, or of both."""
     if what != RESOLVE:
         return (_ending(what, result),)
     if isinstance(result, Found) or (isinstance(result, Failure) and result.id):
@@ -88,7 +114,7 @@ def _ending(what: str, result: Result) -> Ending:
     return Ending(what, "found", None)
 
 
-def _resolved(result: Result, known_ids: tuple[str, ...]) -> TypeGuard[Lookup]:
+def _resolves(result: Result, known_ids: tuple[str, ...]) -> TypeGuard[Lookup]:
     """Say whether a lookup with these known ids can end in `result`."""
     match result:
         case Found():
@@ -104,6 +130,6 @@ def _resolved(result: Result, known_ids: tuple[str, ...]) -> TypeGuard[Lookup]:
     return False
 
 
-def _unasked(result: object) -> Failure:
-    log.error("the resolver process answers another question: %.40r", result)
+def _refused(result: object) -> Failure:
+    log.error("the resolver process answered another question: %.40r", result)
     return Failure(Cause.PROCESS, "it answered another question")

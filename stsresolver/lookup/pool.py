@@ -1,7 +1,8 @@
-"""The resolver processes as one: another is started when those that there are have much to do.
+"""A pool of resolver processes that grows under load.
 
-A process computes on one core at a time (the GIL), so a mail host with several is better served by
-several; one that looks little up keeps one, and so does one whose lookups only wait.
+A process computes on one core at a time (the GIL). So a mail host with several cores is served by
+several processes while they compute most of the time. One process is enough while its lookups only
+wait.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..counters import Durations, Tally
 from .client import ENDINGS, LookupClient, endings
@@ -19,31 +20,32 @@ from .supervisor import ResolverProcess, StartError
 
 log = logging.getLogger(__name__)
 
-# More cores than these are left to the rest of the host.
+# Processes at most. Further cores are left to the rest of the host.
 _MOST = 4
-# Another one is started when each has so many lookups under way, and they have used this share of a
-# core each, since a look that many seconds ago at least.
+# Another process is started when each has this many lookups under way, and they have used this
+# share of a core each since the last look, at least that many seconds ago.
 _MANY = 8
 _BUSY = 0.6
 _LOOK = 0.2
 
 
 class ResolverPool:
-    """Looks up policies in processes, each with `workers` threads and `resolver` as arguments.
+    """Looks up policies in processes. For argument and methods see `ResolverProcess`.
 
-    For the arguments and methods see `ResolverProcess`. `endings`: what the lookups so far ended
-    in, each of record and policy for itself. `seconds`: how long they took, by what was asked.
+    `endings`: how the lookups so far ended, record and policy apart.
+    `seconds`: how long they took, by what was asked.
     """
 
-    def __init__(self, workers: int, resolver: Mapping[str, object]) -> None:
+    def __init__(self, resolver: Mapping[str, object]) -> None:
         self.endings = Tally(ENDINGS)
         self.seconds = {what: Durations() for what in (RESOLVE, POLICY_ID, FETCH)}
-        self._settings = workers, resolver
+        self._resolver = resolver
         self._most = min(_MOST, len(os.sched_getaffinity(0)))
-        self._processes = [ResolverProcess(workers, resolver)]
+        self._processes = [ResolverProcess(resolver)]
         self._lock = threading.Lock()
+        self._starting = False
         self._closed = False
-        # When it was looked at last what they use (monotonic), and how much it was (seconds).
+        # When their CPU time was read last (monotonic), and what it was (seconds).
         self._looked = 0.0
         self._used = 0.0
 
@@ -55,12 +57,12 @@ class ResolverPool:
         """Start the first process. Raise `StartError` where that is not possible."""
         self._processes[0].start()
 
-    def change(self, workers: int, resolver: Mapping[str, object]) -> None:
-        """Start processes with other settings, if they differ; they take over what is under way."""
+    def change(self, resolver: Mapping[str, object]) -> None:
+        """Start processes with other arguments, if they differ; they take over what is asked."""
         with self._lock:
-            self._settings = workers, resolver
+            self._resolver = resolver
             for process in self._processes:
-                process.change(workers, resolver)
+                process.change(resolver)
 
     def close(self) -> None:
         """End the processes."""
@@ -76,32 +78,46 @@ class ResolverPool:
 
     @property
     def running(self) -> int:
-        """How many processes there are just now."""
+        """How many processes run."""
         return sum(process.pid is not None for process in self._processes)
 
     @property
     def losses(self) -> int:
-        """How often one ended though nobody wanted it to, or could not be started."""
+        """How often one ended by itself, or could not be started."""
         return sum(process.losses for process in self._processes)
 
-    def ask(self, what: str, domain: str, timeout: float, *known_ids: str) -> Result:
-        """Return what a lookup ended in, by the process that has the least to do."""
+    def ask(
+        self,
+        what: str,
+        domain: str,
+        timeout: float,
+        known_ids: tuple[str, ...],
+        done: Callable[[Result], None],
+    ) -> None:
+        """Ask the process that has the least to do. See `ResolverProcess.ask`."""
         began = time.monotonic()
+
+        def counted(result: Result) -> None:
+            self.seconds[what].add(time.monotonic() - began)
+            for ending in endings(what, result):
+                self.endings.add(ending)
+            done(result)
+
         ready = [process for process in self._processes if process.ready]
         process = min(ready or self._processes, key=lambda one: one.under_way)
         # While one is being started, it is not known yet whether that was enough.
         may_grow = len(ready) == len(self._processes) < self._most
-        if process.under_way >= _MANY and may_grow and self._busy():
+        if process.under_way >= _MANY and may_grow and self._busy(began):
             self._start_another()
-        result = process.ask(what, domain, timeout, *known_ids)
-        self.seconds[what].add(time.monotonic() - began)
-        for ending in endings(what, result):
-            self.endings.add(ending)
-        return result
+        process.ask(what, domain, timeout, known_ids, counted)
 
-    def _busy(self) -> bool:
-        """Say whether the processes compute for most of the time, and not wait."""
-        now = time.monotonic()
+    def flush(self) -> None:
+        """Send what was asked."""
+        for process in self._processes:
+            process.flush()
+
+    def _busy(self, now: float) -> bool:
+        """Say whether the processes compute for most of the time, and do not wait."""
         seconds = now - self._looked
         if seconds < _LOOK:
             return False
@@ -110,18 +126,29 @@ class ResolverPool:
         return used - before > _BUSY * seconds * len(self._processes)
 
     def _start_another(self) -> None:
-        """Start one more process; it is asked when it is ready."""
-        # Who comes while somebody else does it has a lookup to make.
-        if not self._lock.acquire(blocking=False):
-            return
+        """Start one more process on a thread of its own; it is asked when it is ready."""
+        if not (self._starting or self._closed):
+            self._starting = True
+            try:
+                threading.Thread(target=self._grow, daemon=True).start()
+            except RuntimeError as error:
+                self._no_more(f"the resolver process cannot be started: {error}")
+
+    def _grow(self) -> None:
+        process = ResolverProcess(self._resolver)
         try:
-            if self._closed or len(self._processes) >= self._most:
-                return
-            process = ResolverProcess(*self._settings)
             process.start()
-            self._processes.append(process)
         except StartError as error:
-            log.warning("%s: there will be no more than there are", error)
-            self._most = len(self._processes)
-        finally:
-            self._lock.release()
+            self._no_more(str(error))
+            return
+        with self._lock:
+            if self._closed:
+                process.close()
+            else:
+                process.change(self._resolver)
+                self._processes = [*self._processes, process]
+            self._starting = False
+
+    def _no_more(self, why: str) -> None:
+        log.warning("%s: not starting more resolver processes", why)
+        self._most = len(self._processes)

@@ -1,33 +1,41 @@
-"""The resolver process as the daemon sees it: ask, and wait for the answer.
+"""The resolver process as the daemon sees it: ask, and be called back with the result.
 
-Lookups compute, and threads that compute take the GIL from the serving thread; so they are done in
-a child process (`resolving`). It also keeps what strangers send away from the caches, the sockets
-and the daemon's memory. It is a fresh interpreter and no fork: it inherits no memory, and may be
-started anew at any time. When it dies, what it was asked is asked once more of the next one.
+Lookups compute, and threads that compute take the GIL from the serving thread. So a child process
+makes them (`child`). That also keeps what strangers send away from the caches, the sockets and the
+daemon's memory. The child may be started anew at any time: what it was asked when it ended is asked
+once more of the next one.
 
-What a lookup ends in comes back as a result, as from `Resolver`: nothing is raised.
+    LOADING ---- its first message ----> READY
+       |                                   |
+       +--- another is to follow it -------+---> REPLACED ---> its end, and the next start
+       |                                   |                       ^
+       +--- silent past its time limit ----+---> KILLED -----------+ after a pause (`backoff`)
+
+Every failure comes back as a result, as from `Resolver`. Nothing is raised for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
+import math
 import os
-import queue
+import select
 import socket
-import struct
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..mta_sts.results import Cause, Failure
 from ..version import __version__
+from .backoff import Backoff
 from .client import LookupClient
 from .messages import HELLO, MAX_LINE, MAX_MESSAGE, RESOLVE, Result, read, read_result, write
+from .program import spawn
+from .questions import Done, Question, Questions
 
 log = logging.getLogger(__name__)
 
@@ -35,64 +43,72 @@ log = logging.getLogger(__name__)
 _SLACK = 3.0
 # Seconds that it may take to start.
 _START = 30.0
-# Seconds until the next one is started, doubled each time while they do not live for a minute.
-_PAUSE = 0.25
-_MAX_PAUSE = 30.0
-_LONG = 60.0
 # Seconds that it may take to end by itself, before it is killed.
 _END = 1.0
-# Seconds that a question waits for room in the socket.
-_FULL = 1
-# Seconds that a lookup waits for a process when there is none: the next one follows that end.
+# Seconds that its socket may stay full.
+_FULL = 1.0
+# Seconds that a question waits for a process while there is none.
 _WAIT = 2.0
+# Seconds without a question after which the listening thread has to be woken for the next one.
+_LULL = 1.0
 # In which the kernel counts CPU time.
 _TICKS = os.sysconf("SC_CLK_TCK")
-# What its lines for the log may be.
+# The levels that its log lines may have.
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
-# What a service manager tells the daemon is not for its child.
-_NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS")
 
 
 class StartError(Exception):
     """The process cannot be started; the text says why."""
 
 
+class State(enum.Enum):
+    """The state of a process between its start and its end."""
+
+    LOADING = "loading"
+    READY = "ready"
+    REPLACED = "replaced"
+    KILLED = "killed"
+
+
 @dataclass(slots=True)
 class _Child:
-    """One process, from its start to its end.
+    """One process.
 
-    `heard`: when it last said something, monotonic. `told`: to end, because another is to follow.
+    `heard`: when its last message came (monotonic).
+    `full`: since when its socket is full (monotonic), None while it is not.
     """
 
     process: subprocess.Popen[bytes]
     socket: socket.socket
     heard: float
-    ready: bool = False
-    told: bool = False
-    killed: bool = False
+    state: State = State.LOADING
+    greeted: bool = False
+    full: float | None = None
 
 
 class ResolverProcess:
     """Starts the process, and starts it anew when it ends.
 
-    `workers`: lookups at once. `resolver`: what `Resolver` is made with beside the timeout, as
-    JSON has it. `start` returns before it is ready; `close` ends the process.
+    `resolver`: the arguments of `Resolver` beside the timeout, as JSON has them.
+    `losses`: how often the process ended by itself, or could not be started.
 
-    `losses`: how often the process ended though nobody wanted it to, or could not be started.
+    `start` returns before the process is ready; `close` ends it.
     """
 
-    def __init__(self, workers: int, resolver: Mapping[str, object]) -> None:
-        self._settings = {"workers": workers, "resolver": dict(resolver)}
+    def __init__(self, resolver: Mapping[str, object]) -> None:
         self.losses = 0
+        self._resolver = dict(resolver)
         # Guards what follows, and each send: no other thread closes the socket meanwhile.
-        self._lock = threading.Condition()
-        self._last = 0
-        self._asked: dict[int, queue.SimpleQueue[bytes | None]] = {}
+        self._lock = threading.Lock()
+        self._questions = Questions()
         self._child: _Child | None = None
+        self._bell: int | None = None
+        # When the listening thread wakes by itself (monotonic).
+        self._wakes = 0.0
+        self._closed = False
         # Whether a start has been tried, and why that one failed.
         self._tried = threading.Event()
         self._refused: OSError | None = None
-        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resolver", daemon=True)
 
     def lookups(self, timeout: float) -> LookupClient:
@@ -102,30 +118,29 @@ class ResolverProcess:
     def start(self) -> None:
         """Start the process. Raise `StartError` where that is not possible."""
         try:
+            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._thread.start()
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
+            self._unhang_bell()
             raise StartError(f"the resolver process cannot be started: {error}") from error
         self._tried.wait(_START)
         if self._refused is not None:
             self.close()
             raise StartError(f"the resolver process cannot be started: {self._refused}")
 
-    def change(self, workers: int, resolver: Mapping[str, object]) -> None:
-        """Start a process with other settings, if they differ; it takes over what is under way."""
-        settings = {"workers": workers, "resolver": dict(resolver)}
+    def change(self, resolver: Mapping[str, object]) -> None:
+        """Start a process with other arguments, if they differ; it takes over what is under way."""
         with self._lock:
-            if settings != self._settings and self._child is not None:
-                self._child.told = True
+            if self._resolver != resolver and self._child is not None:
+                self._child.state = State.REPLACED
                 self._child.socket.shutdown(socket.SHUT_RDWR)
-            self._settings = settings
+            self._resolver = dict(resolver)
 
     def close(self) -> None:
         """End the process. What is under way, and what is asked later, ends as a failure."""
-        self._closed.set()
         with self._lock:
-            self._lock.notify_all()
-            if self._child is not None:
-                self._child.socket.shutdown(socket.SHUT_RDWR)
+            self._closed = True
+            self._ring()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -137,9 +152,9 @@ class ResolverProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a process that has said its first word."""
+        """Whether there is a process that takes questions."""
         child = self._child
-        return child is not None and child.ready
+        return child is not None and child.state is State.READY
 
     @property
     def cpu(self) -> float:
@@ -155,161 +170,210 @@ class ResolverProcess:
     @property
     def under_way(self) -> int:
         """How many lookups wait for an answer."""
-        return len(self._asked)
+        return len(self._questions)
 
-    def ask(self, what: str, domain: str, timeout: float, *known_ids: str) -> Result:
-        """Return what a lookup ended in."""
-        for _ in range(2):
-            reply = self._exchange(what, domain, timeout, *known_ids)
-            if isinstance(reply, Failure):
-                return reply
-            if reply is not None:
-                return self._result(reply)
-        return Failure(Cause.PROCESS)
+    def ask(
+        self, what: str, domain: str, timeout: float, known_ids: tuple[str, ...], done: Done
+    ) -> None:
+        """Ask for a lookup; `done` is called once with the result, on the listening thread.
 
-    def _exchange(
-        self, what: str, domain: str, timeout: float, *known_ids: str
-    ) -> bytes | Failure | None:
-        """Return the message that came back, None if the process ended before."""
+        The question goes out with the next `flush`, or before.
+        """
         # DNS and HTTPS have the time each.
-        limit = (2 * timeout if what == RESOLVE else timeout) + _SLACK
-        reply = queue.SimpleQueue[bytes | None]()
+        seconds = (2 * timeout if what == RESOLVE else timeout) + _SLACK
         with self._lock:
-            self._lock.wait_for(lambda: self._child or self._closed.is_set(), _WAIT)
-            child = self._child
-            if child is None or self._closed.is_set():
-                return Failure(Cause.PROCESS, "there is none just now")
-            self._last += 1
-            number = self._last
-            question = write(number, what, domain, timeout, *known_ids)
-            self._asked[number] = reply
-        try:
-            end = time.monotonic() + limit
+            if not self._closed:
+                now = time.monotonic()
+                self._questions.add(what, domain, timeout, known_ids, seconds, done, now)
+                if now + seconds < self._wakes:
+                    self._ring()
+                return
+        done(Failure(Cause.PROCESS, "there is none just now"))
+
+    def flush(self) -> None:
+        """Send what was asked, in as few packets as it takes."""
+        if self._questions.unsent:
             with self._lock:
-                # It reads nothing before its first word, and the socket holds some hundreds.
-                self._lock.wait_for(lambda: child.ready or child is not self._child, limit)
-                if child is not self._child:
-                    return None
-                if not child.ready:
-                    return self._overdue(child, limit)
-                try:
-                    child.socket.send(question)
-                except BlockingIOError:
-                    failure = self._overdue(child, _FULL)
-                    if not child.killed:
-                        return failure
-                except OSError as error:
-                    log.debug("asking the resolver process: %s", error)
-            return reply.get(timeout=max(0.0, end - time.monotonic()))
-        except queue.Empty:
-            return self._overdue(child, limit)
-        finally:
-            self._asked.pop(number, None)
+                self._send()
 
-    def _overdue(self, child: _Child, limit: float) -> Failure:
-        """End a process that has said nothing for longer than `limit` seconds."""
-        silent = time.monotonic() - child.heard
-        if not child.killed and silent > max(limit, 0.0 if child.ready else _START):
-            child.killed = True
-            log.error("the resolver process hangs: it is killed")
-            child.process.kill()
-        return Failure(Cause.PROCESS, "it does not answer")
+    # WITH THE LOCK HELD
 
-    def _result(self, message: bytes) -> Result:
-        try:
-            _, what, values = read(message)
-            return read_result(what, values)
-        except ValueError as error:
-            log.error("the resolver process says what cannot be: %s", error)
-            return Failure(Cause.PROCESS, str(error))
+    def _send(self) -> None:
+        child = self._child
+        if child is None or child.state is not State.READY:
+            return
+        while self._questions.unsent:
+            packet, batch = self._questions.packet()
+            try:
+                child.socket.send(packet)
+            except BlockingIOError:
+                if child.full is None:
+                    child.full = time.monotonic()
+                    self._ring()
+                return
+            except OSError as error:
+                # Its end is met where it is listened to.
+                log.debug("asking the resolver process: %s", error)
+                return
+            child.full = None
+            self._questions.sent(batch)
 
-    # ON ITS OWN THREAD
+    def _ring(self) -> None:
+        """Wake the listening thread."""
+        if self._bell is not None:
+            os.eventfd_write(self._bell, 1)
+
+    # ON THE LISTENING THREAD
 
     def _run(self) -> None:
-        pause = 0.0
-        while not self._closed.wait(pause):
-            started = time.monotonic()
-            told = False
-            try:
-                told = self._live()
-            except OSError as error:
-                if not self._tried.is_set():
-                    self._refused = error
-                    self._tried.set()
-                    return
-                self.losses += 1
-                log.error("the resolver process cannot be started: %s", error)
-            except Exception:
-                log.exception("the resolver process met a bug of this program")
-            lived = time.monotonic() - started
-            pause = 0.0 if told or lived > _LONG else min(max(_PAUSE, 2 * pause), _MAX_PAUSE)
+        backoff = Backoff()
+        try:
+            while self._pause(backoff.pause):
+                started = time.monotonic()
+                replaced = False
+                try:
+                    replaced = self._live()
+                except OSError as error:
+                    if not self._tried.is_set():
+                        self._refused = error
+                        self._tried.set()
+                        return
+                    self.losses += 1
+                    log.error("the resolver process cannot be started: %s", error)
+                except Exception:
+                    log.exception("internal error while running the resolver process")
+                lived = time.monotonic() - started
+                backoff = backoff.after(lived, replaced=replaced)
+        finally:
+            with self._lock:
+                self._closed = True
+                left = self._questions.older(time.monotonic())
+            self._unhang_bell()
+            _fail(left, "there is none just now")
+
+    def _unhang_bell(self) -> None:
+        with self._lock:
+            if self._bell is not None:
+                os.close(self._bell)
+            self._bell = None
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait until the next start; return whether there is to be one."""
+        until = time.monotonic() + seconds
+        while not self._closed and (now := time.monotonic()) < until:
+            self._fail_older(now - _WAIT)
+            self._wait(None, min(until, now + _WAIT / 10) - now)
+        return not self._closed
+
+    def _fail_older(self, then: float) -> None:
+        """Fail the questions that have waited for a process since `then` or before."""
+        with self._lock:
+            over = self._questions.older(then)
+        _fail(over, "there is none just now")
+
+    def _wait(self, child: _Child | None, seconds: float | None) -> bool:
+        """Wait for the bell, or a message of the child; return whether a message is there."""
+        assert self._bell is not None
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        if child is not None:
+            room = select.POLLOUT if child.full is not None else 0
+            poll.register(child.socket, select.POLLIN | room)
+        came = False
+        for descriptor, event in poll.poll(None if seconds is None else max(0.0, seconds) * 1000):
+            if descriptor == self._bell:
+                os.eventfd_read(self._bell)
+            elif event & ~select.POLLOUT:
+                came = True
+        return came
 
     def _live(self) -> bool:
-        """Start a process and listen to it until it ends; say whether it was told to."""
+        """Start a process and listen to it until it ends; return whether it was replaced."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             for one in (ours, theirs):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_MESSAGE)
-            # One system call a message, where Python's own timeout would poll before.
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _FULL, 0))
+            ours.setblocking(False)
             try:
-                process = _spawn(theirs)
+                process = spawn(theirs)
             except BaseException:
                 ours.close()
                 raise
         level = logging.getLogger("stsresolver").getEffectiveLevel()
-        now = time.monotonic()
-        child = _Child(process, ours, now)
+        child = _Child(process, ours, time.monotonic())
         try:
             with self._lock:
-                # That it has ended already is met where it is listened to.
+                # Its end is met where it is listened to.
                 with contextlib.suppress(ConnectionError):
-                    ours.send(write(0, HELLO, {**self._settings, "level": level}))
+                    ours.send(write(0, HELLO, {"resolver": self._resolver, "level": level}))
                 self._child = child
-                self._lock.notify_all()
             self._tried.set()
             self._listen(child)
         finally:
             self._end(child)
-        return child.told
+        return child.state is State.REPLACED
 
     def _listen(self, child: _Child) -> None:
-        """Hand each message to the thread that waits for it, until the process ends."""
+        """Take the messages of a process, and see to time limits, until it ends."""
         # One buffer: to allocate another for each packet would be to map memory and unmap it.
         buffer = bytearray(MAX_MESSAGE)
-        while not self._closed.is_set():
-            try:
-                size = child.socket.recv_into(buffer)
-            except ConnectionError:
-                return
-            if not size:
-                return
-            packet = bytes(memoryview(buffer)[:size])
-            child.heard = time.monotonic()
-            for message in packet.split(b"\n"):
-                # The number alone is read here; the rest, by the thread that waits for it.
-                number = message[1:24].partition(b",")[0]
-                if number != b"0" and number.isdigit():
-                    # Taken out, so that a second answer finds nobody.
-                    waiting = self._asked.pop(int(number), None)
-                    if waiting is not None:
-                        waiting.put(message)
-                    continue
+        while not self._closed:
+            if self._wait(child, self._seconds(child)):
                 try:
-                    self._told(child, message)
-                except ValueError as error:
-                    # No stranger can make it say this, unless he has taken it over.
-                    log.error("the resolver process says what cannot be: %s", error)
+                    size = child.socket.recv_into(buffer)
+                except ConnectionError:
                     return
+                if not size:
+                    return
+                child.heard = time.monotonic()
+                if not self._take(child, bytes(memoryview(buffer)[:size])):
+                    return
+            self._end_overdue(child)
+            with self._lock:
+                self._send()
 
-    def _told(self, child: _Child, message: bytes) -> None:
-        """Read what is no result: the first word, and lines for the log."""
+    def _seconds(self, child: _Child) -> float | None:
+        """Return how long to wait for messages, None for ever."""
+        now = time.monotonic()
+        with self._lock:
+            end = self._questions.next_end()
+            if child.full is not None:
+                end = min(end, child.full + _FULL)
+            if child.state is State.LOADING:
+                end = min(end, child.heard + _START)
+            # Soon after the last question, the next one needs no bell.
+            if end == math.inf and now < child.heard + _LULL:
+                end = child.heard + _LULL
+            self._wakes = end
+        return None if end == math.inf else end - now
+
+    def _take(self, child: _Child, packet: bytes) -> bool:
+        """Take the messages in a packet; return whether the process can be believed."""
+        for message in packet.split(b"\n"):
+            # The number alone is read first: an answer to nobody costs nothing more.
+            number = message[1:24].partition(b",")[0]
+            if number != b"0" and number.isdigit():
+                with self._lock:
+                    question = self._questions.answered(int(number))
+                if question is not None:
+                    _finish(question, _result(message))
+                continue
+            try:
+                self._take_other(child, message)
+            except ValueError as error:
+                # Strangers cannot make it send this unless one has compromised it.
+                log.error("invalid message from the resolver process: %s", error)
+                return False
+        return True
+
+    def _take_other(self, child: _Child, message: bytes) -> None:
+        """Take a message that is no result: the first one, or a line for the log."""
         _, what, values = read(message)
         match what, values:
             case "hello", [str(version)]:
-                with self._lock:
-                    child.ready = True
-                    self._lock.notify_all()
+                child.greeted = True
+                if child.state is State.LOADING:
+                    child.state = State.READY
                 if version != __version__:
                     log.error(
                         "stsresolver was %s when this daemon started and is %.40s now:"
@@ -322,57 +386,73 @@ class ResolverProcess:
             case _:
                 raise ValueError(f"not a message: {what[:40]!a}")
 
+    def _end_overdue(self, child: _Child) -> None:
+        """Fail the questions whose time is over, and kill a process that hangs.
+
+        It hangs if it is silent past the time limit of a question, if its socket stays full, or if
+        it does not get ready.
+        """
+        now = time.monotonic()
+        with self._lock:
+            over = self._questions.overdue(now)
+        silent = now - child.heard
+        limits = [question.seconds for question in over]
+        if child.full is not None and now >= child.full + _FULL:
+            limits.append(_FULL)
+        least = 0.0 if child.state is not State.LOADING else _START
+        if any(silent >= max(limit, least) for limit in limits) and child.state in (
+            State.LOADING,
+            State.READY,
+        ):
+            child.state = State.KILLED
+            log.error("killing the resolver process: it hangs")
+            child.process.kill()
+        _fail(over, "it does not answer")
+
     def _end(self, child: _Child) -> None:
-        """Reap a process, and wake who waits for an answer of it."""
+        """Reap a process; what it was asked is asked once more."""
+        now = time.monotonic()
         with self._lock:
             self._child = None
             child.socket.close()
-            # A copy: who is woken takes his number out.
-            for waiting in list(self._asked.values()):
-                waiting.put(None)
-            # And who waits for its first word.
-            self._lock.notify_all()
-        if child.told or self._closed.is_set():
-            # By itself it would begin what was asked of it first, which nobody waits for.
+            over = self._questions.lost(now)
+        if child.state is State.REPLACED or self._closed:
+            # By itself it would begin first what it was asked, whose results nobody takes.
             child.process.kill()
+        _fail(over, "")
         try:
             status = child.process.wait(_END)
         except (subprocess.TimeoutExpired, OSError):
             # OSError: a clock that jumps makes the wait's own sleep fail.
             child.process.kill()
             status = child.process.wait()
-        if child.told:
-            log.debug("the resolver process ended as it was told to")
-        elif not self._closed.is_set():
+        if child.state is State.REPLACED:
+            log.debug("the resolver process ended: it is replaced")
+        elif not self._closed:
             self.losses += 1
-            early = "" if child.ready else " before it was ready (standard error may say why)"
-            log.error("the resolver process ended%s, %s: another is started", early, _how(status))
+            early = "" if child.greeted else " before it was ready (standard error may say why)"
+            log.error("the resolver process ended%s, %s: starting another", early, _how(status))
 
 
-def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Start a process with a socket as its standard input."""
-    package = str(Path(os.path.abspath(__file__)).parents[2])
-    environment = {name: os.environ[name] for name in os.environ if name not in _NOT_INHERITED}
-    path = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
-    # Each arena of glibc's allocator keeps what its threads no longer use.
-    environment.setdefault("MALLOC_ARENA_MAX", "2")
+def _result(message: bytes) -> Result:
     try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "stsresolver.lookup.child"],
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-            env=environment,
-            # The terminal's Ctrl-C is for the daemon.
-            process_group=0,
-        )
-    except OSError as error:
-        # A virtual environment's Python is a link; what cannot be run may be what it leads to.
-        real = os.path.realpath(sys.executable)
-        if error.filename == sys.executable != real:
-            error.filename2 = real
-        raise
+        _, what, values = read(message)
+        return read_result(what, values)
+    except ValueError as error:
+        log.error("invalid message from the resolver process: %s", error)
+        return Failure(Cause.PROCESS, str(error))
+
+
+def _fail(questions: Iterable[Question], why: str) -> None:
+    for question in questions:
+        _finish(question, Failure(Cause.PROCESS, why))
+
+
+def _finish(question: Question, result: Result) -> None:
+    try:
+        question.done(result)
+    except Exception:
+        log.exception("internal error after a lookup")
 
 
 def _how(status: int) -> str:

@@ -60,7 +60,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             return make()
         except Exception:
-            log.exception("%.100a met a bug of this program", self.path)
+            log.exception("internal error while serving %.100a", self.path)
             return Page(b"The log says what is wrong.\n", HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _answer(self, page: Page, *, body: bool = True) -> None:

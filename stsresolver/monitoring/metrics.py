@@ -137,7 +137,7 @@ class _Parts(Collector):
         yield _total("mta_sts_connections_accepted", "Connections accepted.", load.accepted)
         yield _one("mta_sts_workers_busy", "Workers at work.", load.busy)
         yield _one("mta_sts_workers_limit", "Workers that there may be.", load.workers)
-        yield _one("mta_sts_requests_in_line", "Requests that wait for a worker.", load.line)
+        yield _one("mta_sts_requests_in_line", "Requests that wait for a worker.", load.queued)
         yield _total(
             "mta_sts_requests_overdue", "Requests for which no worker came free.", load.overdue
         )

@@ -70,20 +70,25 @@ class Fetcher:
     def _get(self, domain: str, deadline: Deadline) -> Steps[bytes]:
         """Return the body of the policy file. Raise `FetchError` or what http.client raises."""
         host = f"mta-sts.{domain}"
-        # As prepare() would make it, for a third of the time of the whole exchange.
-        request = requests.PreparedRequest()
-        request.method = "GET"
-        request.url = f"https://{host}/.well-known/mta-sts.txt"
-        request.headers = CaseInsensitiveDict({"Host": host, **_HEADERS})
         with (yield from self._connector.connect(host, deadline)) as connection:
             tls = BoundedTls(connection, self._trust.context(), host, _MAX_READ)
             yield from _verified(tls)
-            exchange = HttpExchange(tls, MAX_POLICY_SIZE)
-            response = yield from exchange.send(request)
-            _check(response)
-            body = yield from exchange.body()
-        _check_size(response, body)
-        return body
+            return (yield from get_policy(tls, host))
+
+
+def get_policy(connection: BoundedTls, host: str) -> Steps[bytes]:
+    """Return the policy file of `host` over a connection to it. Raises as `Fetcher._get` does."""
+    request = requests.PreparedRequest()
+    # As prepare() would make it, for a third of the time of the whole exchange.
+    request.method = "GET"
+    request.url = f"https://{host}/.well-known/mta-sts.txt"
+    request.headers = CaseInsensitiveDict({"Host": host, **_HEADERS})
+    exchange = HttpExchange(connection, MAX_POLICY_SIZE)
+    response = yield from exchange.send(request)
+    _check(response)
+    body = yield from exchange.body()
+    _check_size(response, body)
+    return body
 
 
 def _verified(tls: BoundedTls) -> Steps[None]:

@@ -39,8 +39,9 @@ _FOLD = re.compile(r"\r?\n[ \t]+")
 # The limits of http.client: it refuses a longer line, and more fields.
 _MAX_LINE = 65536
 _MAX_FIELDS = 100
-# Bytes that are received at once.
+# Bytes that are received at once, and bytes of a body that http.client reads at once.
 _PART = 16_384
+_READ = 8192
 
 
 class _Bytes(io.BytesIO):
@@ -83,7 +84,7 @@ class HttpExchange:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             yield from self._connection.sendall(_request(request))
         header = _Header()
-        while not (end := header.end(self._received, self._ended)):
+        while (end := header.end(self._received, self._ended)) is None:
             yield from self._receive()
         self._file.write(self._received[:end])
         self._file.seek(0)
@@ -107,7 +108,14 @@ class HttpExchange:
         position = self._file.tell()
         self._file.write(self._received)
         self._file.seek(position)
-        return self._answer.read(self._most + 1)
+        # In parts, because http.client keeps an object for each chunk until it returns.
+        read = b""
+        while len(read) <= self._most:
+            part = self._answer.read(min(_READ, self._most + 1 - len(read)))
+            if not part:
+                break
+            read += part
+        return read
 
     def _receive(self) -> Steps[None]:
         data = yield from self._connection.recv(_PART)
@@ -123,8 +131,8 @@ class _Header:
         self._fields = -1
         self._interim = False
 
-    def end(self, received: bytearray, ended: bool) -> int:
-        """Return where the header ends, 0 while it does not.
+    def end(self, received: bytearray, ended: bool) -> int | None:
+        """Return where the header ends, None while it does not.
 
         It also ends where http.client refuses what is there. `ended`: whether no more will come.
         Raise `http.client.HTTPException` for a line that is no field.
@@ -133,7 +141,7 @@ class _Header:
             newline = received.find(b"\n", self._at)
             if newline < 0:
                 too_long = len(received) - self._at > _MAX_LINE
-                return len(received) if ended or too_long else 0
+                return len(received) if ended or too_long else None
             line = bytes(received[self._at : newline + 1])
             self._at = newline + 1
             if self._is_over(line):

@@ -3,7 +3,7 @@
 A request is answered from the store or the negative cache, or becomes a lookup, which others that
 ask for the same domain join (`single_flight`). No thread waits for a lookup: what follows it is a
 continuation, run when its result is there. Where the store may block (disk, network), each step
-runs on a thread for that; else on the thread that is there.
+runs on a thread for that; else on the calling thread.
 
 Nothing is raised for what the world does. Lookups and misses are kept by (domain, timeout), because
 a zone with a longer timeout may find what another did not; policies are kept by domain.
@@ -60,10 +60,13 @@ from .steps import (
 
 log = logging.getLogger(__name__)
 
-# Domains whose policy has come to its end, until they are asked for again.
+# Renewals behind answers at once; beyond them, the next answer tries again.
+_MOST_RENEWALS = 100
+# Domains whose policy has ended, until they are asked for again.
 _MAX_LAPSED = 20_000
 
 Job: TypeAlias = Callable[[], None]
+Decide: TypeAlias = Callable[[Known, Now, RenewalTimes], Step]
 
 
 class Lookups(Protocol):
@@ -114,8 +117,9 @@ class Policies:
 
     `lookups`: gives the lookups with a timeout in seconds.
     `times`: see `RenewalTimes`; may be replaced at any time.
-    `blocking`: runs a job that may block, as the store may, on a thread for that.
+    `blocking`: runs a job on a thread that may block; None for a store that never does.
     `behind`: runs a job some time later, behind the answers.
+    `flush`: sends the lookups that were begun.
     `changed`: is told each domain whose policy has changed, on the thread that noticed.
     """
 
@@ -126,6 +130,8 @@ class Policies:
         *,
         times: RenewalTimes,
         behind: Callable[[Job], None],
+        flush: Job,
+        blocking: Callable[[Job], None] | None = None,
         changed: Callable[[str], None],
         clock: Clock = time,
     ) -> None:
@@ -134,6 +140,8 @@ class Policies:
         self._store = store
         self._lookups = lookups
         self._behind = behind
+        self._flush = flush
+        self._blocking = blocking
         self._changed = changed
         self._clock = clock
         self._steady = SteadyClock(clock)
@@ -162,12 +170,16 @@ class Policies:
     def ask(self, domain: str, timeout: float, answer: Callable[[InForce], None]) -> None:
         """Call `answer` once with what is in force for `domain` (A-labels), now or later.
 
-        `timeout`: seconds that DNS may take, and HTTPS as well.
+        `timeout`: seconds that DNS may take, and HTTPS as well. A lookup is sent with the caller's
+        next `flush`, unless the store may block.
         """
         key = domain, timeout
         if self._flights.join(key, answer):
             task = _Task(key, partial(self._answer, key), partial(self._answer_from_cache, key))
-            self._take(task, decision.asked)
+            if self._blocking is None:
+                self._take(task, decision.asked)
+            else:
+                self._go_on(task, decision.asked)
 
     def cached(self, domain: str, timeout: float) -> InForce | None:
         """Return what is in force if that takes no waiting, None where it is not known."""
@@ -184,16 +196,25 @@ class Policies:
         One that mail has not asked for in `unused_after` seconds is left alone until its end.
         """
         if self._renewals.begin(domain):
-            self._take(
-                self._renewal(domain, timeout, done),
-                partial(decision.due, unused_after=unused_after),
-            )
+            task = self._renewal(domain, timeout, done)
+            self._take_and_flush(task, partial(decision.due, unused_after=unused_after))
         else:
             done(Refresh.LEFT)
 
     # STEPS
 
-    def _take(self, task: _Task, decide: Callable[[Known, Now, RenewalTimes], Step]) -> None:
+    def _go_on(self, task: _Task, decide: Decide) -> None:
+        """Take one step of a task, on a thread that may block if the store may."""
+        if self._blocking is None:
+            self._take_and_flush(task, decide)
+        else:
+            self._blocking(partial(self._take_and_flush, task, decide))
+
+    def _take_and_flush(self, task: _Task, decide: Decide) -> None:
+        self._take(task, decide)
+        self._flush()
+
+    def _take(self, task: _Task, decide: Decide) -> None:
         """Take one step of a task: decide, carry it out, and ask or end."""
         try:
             change = self.changes
@@ -224,9 +245,9 @@ class Policies:
     def _came(self, task: _Task, question: Question, result: Result) -> None:
         """Go on with a task when the result of its question is there."""
         if self._closing and isinstance(result, Failure) and result.cause is Cause.PROCESS:
-            self._take(task, lambda known, now, times: decision.lost(question, known, now))
+            self._go_on(task, lambda known, now, times: decision.lost(question, known, now))
         else:
-            self._take(task, partial(decision.came, question, result))
+            self._go_on(task, partial(decision.came, question, result))
 
     def _known(self, key: Key, now: Now) -> Known:
         domain = key[0]
@@ -293,9 +314,9 @@ class Policies:
         return change
 
     def _renew_behind(self, key: Key) -> None:
-        if self._renewals.begin(key[0]):
+        if self._renewals.begin(key[0], _MOST_RENEWALS):
             task = self._renewal(*key, lambda outcome: None)
-            self._behind(lambda: self._take(task, decision.renew))
+            self._behind(partial(self._take_and_flush, task, decision.renew))
 
     # ENDS
 

@@ -5,6 +5,7 @@ Concurrent requests share the result of the first through callbacks: no thread w
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -55,10 +56,10 @@ class Renewals:
         self._lock = threading.Lock()
         self._domains: set[str] = set()
 
-    def begin(self, domain: str) -> bool:
-        """Say whether no renewal of `domain` is under way; from now on one is."""
+    def begin(self, domain: str, most: float = math.inf) -> bool:
+        """Begin a renewal of `domain`; return False if one is under way, or `most` are in all."""
         with self._lock:
-            if domain in self._domains:
+            if domain in self._domains or len(self._domains) >= most:
                 return False
             self._domains.add(domain)
             return True

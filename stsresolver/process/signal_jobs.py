@@ -31,4 +31,4 @@ class SignalJobs:
             try:
                 job()
             except Exception:
-                log.exception("an order ended in a bug of this program")
+                log.exception("internal error after a signal")

@@ -1,10 +1,9 @@
 """From a request of Postfix to its answer: zone and next hop in, socketmap reply out.
 
-The answers are TLS policies (smtp_tls_policy_maps, postconf(5)) as socketmap_table(5) wants them:
-`OK secure match=...` for a policy to be enforced, `NOTFOUND ` for everything that leaves mail to
-Postfix's own settings, `TEMP ` where there was no time to find out, `PERM ` for no request at all.
-Nothing that a policy says can add an attribute, or take one away: the grammar of `sts` and the
-filter of `_policy_strings` see to it.
+The answers are TLS policies (smtp_tls_policy_maps, postconf(5)) in the form of socketmap_table(5):
+`OK secure match=...` for a policy to be enforced, `NOTFOUND ` where Postfix's own settings apply,
+`TEMP ` where there was no time to find out, `PERM ` for what is no request. No text of a policy can
+add or remove an attribute: the grammar of `mta_sts.policy` and `_policy_strings` make sure of it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ..mta_sts.next_hop import policy_domain
 from ..mta_sts.policy import Mode, Policy
 from ..policies.in_force import InForce, Policies
 from .netstring import MAX_REPLY, encode
-from .reply_cache import Count, Reply
+from .reply_cache import Reply, ReplyCount
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Outcome(enum.Enum):
     MALFORMED = "malformed"
 
 
-Counts = Mapping[Outcome, Count]
+Counts = Mapping[Outcome, ReplyCount]
 
 
 class ReplyCounts:
@@ -51,7 +50,7 @@ class ReplyCounts:
 
     def of(self, zone: str) -> Counts:
         """Return where the replies of a zone count; they go on from what there was before."""
-        return self._zones.setdefault(zone, {outcome: Count() for outcome in Outcome})
+        return self._zones.setdefault(zone, {outcome: ReplyCount() for outcome in Outcome})
 
     def read(self) -> dict[str, Counts]:
         """Return what there is so far."""
@@ -97,10 +96,7 @@ class Answers:
         return None
 
     def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
-        """Call `deliver` once with the reply, now or later and on another thread.
-
-        Takes as long as DNS and HTTPS do.
-        """
+        """Call `deliver` once with the reply, now or later and on another thread."""
         zone, counts, domain = self._asked(request)
         if domain is None:
             deliver(Reply(encode(_NOT_FOUND), math.inf, count=counts[Outcome.NONE]))
@@ -110,14 +106,14 @@ class Answers:
             try:
                 reply = _reply(in_force, domain, zone, counts)
             except Exception:
-                log.exception("%s: the answer ended in a bug of this program", domain)
+                log.exception("%s: internal error while answering a request", domain)
                 reply = _temporary(counts)
             deliver(reply)
 
         self._policies.ask(domain, zone.timeout, answered)
 
-    def at_hand(self, request: bytes) -> Reply:
-        """Return the reply that needs no waiting: what is known to be in force, else `TEMP `."""
+    def cached(self, request: bytes) -> Reply:
+        """Return the reply that can be given now: the policy known to be in force, else `TEMP `."""
         zone, counts, domain = self._asked(request)
         in_force = self._policies.cached(domain, zone.timeout) if domain else None
         if domain is None or in_force is None:

@@ -1,12 +1,11 @@
-"""The connections to Postfix, all of them, on the serving thread.
+"""All connections to Postfix, on the serving thread.
 
-Accepts, reads, cuts netstrings, writes and closes; nothing here waits but the poll. A connection
-has at most one request outstanding: until it is answered, and while replies wait for a client that
-does not read, nothing more is read from that client. So pipelined requests are answered in their
-order, and a client that misbehaves costs its own connection and nothing else.
+Accepts, reads, writes and closes. Only the poll waits. While a connection waits for a reply or does
+not read its replies, nothing more is read from it (`conversation`). So a client that misbehaves
+costs its own connection and nothing else.
 
-When there are as many connections as may be, or the process is out of descriptors, new ones are
-left in the backlog, and the log says so once.
+At the limit of connections, or of descriptors, new ones stay in the backlog, and the log says so
+once.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 
-from .netstring import NetstringError, cut
+from .conversation import Conversation
+from .netstring import NetstringError
 from .reply_cache import ReplyCache
 
 log = logging.getLogger(__name__)
@@ -34,38 +34,32 @@ ANSWER_LIMIT = 300.0
 ACCEPT_PAUSE = 1.0
 # One read takes the longest request.
 _READ = 16_384
-# The first one takes what most are, in a buffer that Python has at hand.
+# The first read takes most requests, in a buffer for which Python allocates no memory.
 _SHORT = 470
-# Requests read before the first of them is answered: what belongs to more connections leaves the
-# cache of the core meanwhile.
+# Requests read before the first of them is answered. The data of more connections does not stay in
+# the cache of the core.
 _BATCH = 128
-# Bytes of replies that may wait for a client before its further requests do.
-_UNSENT_LIMIT = 131_072
 
 _IN = select.EPOLLIN
 _OUT = select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
 
 
-class Connection:
-    """A client, and what it sent and has not read yet."""
+class Connection(Conversation):
+    """A client's socket and conversation.
 
-    __slots__ = ("ending", "events", "fd", "last", "received", "socket", "unsent", "waiting")
+    `events`: of epoll(7), for which it is polled.
+    `last`: when its last whole request came (monotonic).
+    """
+
+    __slots__ = ("events", "fd", "last", "socket")
 
     def __init__(self, client: socket.socket, now: float) -> None:
+        super().__init__()
         self.socket = client
         self.fd = client.fileno()
-        self.received = b""
-        self.unsent = b""
-        self.waiting = False
-        self.ending = False
         self.events = _IN
         self.last = now
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is owed to the client."""
-        return not self.waiting and not self.unsent
 
 
 # Takes a connection, a request's bytes on the wire, its text, and the monotonic time. Returns the
@@ -74,18 +68,19 @@ Ask = Callable[[Connection, bytes, bytes, float], bytes | None]
 
 
 class Connections:
-    """Serves the clients of `listeners` with replies from `ready` and, failing that, from `ask`.
+    """Serves the clients of `listeners` with replies from `cache`, else from `ask`.
 
-    `limit`: how many may be open at once. `again`: the monotonic time at which `accept` is to be
-    called, after it had to stop. `accepted`: how many there were so far. `wake`: a socket that ends
-    the poll; what is sent to it means nothing.
+    `wake`: a socket that ends the poll; the bytes sent to it mean nothing.
+    `limit`: connections that may be open at once.
+    `again`: when to call `accept`, after accepting had to stop (monotonic).
+    `accepted`: connections so far.
     """
 
     def __init__(
         self,
         listeners: Iterable[socket.socket],
         wake: socket.socket,
-        ready: ReplyCache,
+        cache: ReplyCache,
         ask: Ask,
         limit: int,
     ) -> None:
@@ -93,7 +88,7 @@ class Connections:
         self.again = math.inf
         self.accepted = 0
         self._wake = wake
-        self._ready = ready
+        self._cache = cache
         self._ask = ask
         self._open: dict[int, Connection] = {}
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -109,7 +104,7 @@ class Connections:
         return len(self._open)
 
     def serve(self, due: float) -> float:
-        """Say ready replies until there is something else to do, or the monotonic time `due` comes.
+        """Repeat cached replies until anything else is to be done, or the monotonic time `due`.
 
         Return the monotonic time of the last events.
         """
@@ -117,7 +112,7 @@ class Connections:
         while True:
             events = self._poll.poll(None if due == math.inf else max(0.0, due - now), _BATCH)
             now = time.monotonic()
-            others = self._say_ready(events, now)
+            others = self._repeat(events, now)
             for fd, event, data in others:
                 connection = self._open.get(fd)
                 try:
@@ -132,21 +127,22 @@ class Connections:
                 except MemoryError:
                     self._out_of_memory(connection, now)
                 except Exception:
-                    log.exception("a connection ended in a bug of this program")
+                    log.exception("internal error while serving a connection")
                     if connection is not None:
                         self.close(connection)
             if others or not events or now >= due:
                 return now
 
-    def _say_ready(
+    # THE FAST PATH: a whole request alone, whose reply is cached. Nearly all requests are such, and
+    # each step less is felt, so it goes round `Conversation`.
+    def _repeat(
         self, events: Iterable[tuple[int, int]], now: float
     ) -> list[tuple[int, int, bytes | None]]:
-        """Say the ready replies to requests that came whole and alone.
+        """Answer requests from the cache that came whole and alone.
 
         Return what is left to do: descriptors, their events, and what was read of them, if it was.
-        Nearly all that the process does is done here, and each step less is felt.
         """
-        ready = self._ready.newer
+        find = self._cache.find
         replies = []
         others: list[tuple[int, int, bytes | None]] = []
         for fd, event in events:
@@ -159,8 +155,8 @@ class Connections:
             except (OSError, MemoryError):
                 others.append((fd, event, None))
                 continue
-            reply = ready.get(data)
-            if reply is None or now >= reply.until:
+            reply = find(data, now)
+            if reply is None:
                 others.append((fd, event, data))
                 continue
             reply.count.again += 1
@@ -173,8 +169,9 @@ class Connections:
                 # _send finds out why.
                 sent = 0
             if sent < len(data):
+                connection.unsent = data[sent:]
                 try:
-                    self._send(connection, data[sent:])
+                    self._send(connection)
                 except MemoryError:
                     self._out_of_memory(connection, now)
         return others
@@ -183,9 +180,9 @@ class Connections:
         """Send the reply that a connection waits for, and go on with what came behind it."""
         if self._open.get(connection.fd) is not connection:
             return
-        connection.waiting = False
         connection.last = now
-        self._send(connection, data)
+        connection.reply(data)
+        self._send(connection)
         if connection.received and self._open.get(connection.fd) is connection:
             self._advance(connection, now)
 
@@ -262,42 +259,27 @@ class Connections:
 
     def _advance(self, connection: Connection, now: float) -> None:
         """Answer the requests that have come whole, up to the first that has to wait."""
+
+        def ask(wire: bytes, text: bytes) -> bytes | None:
+            connection.last = now
+            reply = self._cache.find(wire, now)
+            if reply is None:
+                return self._ask(connection, wire, text, now)
+            reply.count.again += 1
+            return reply.data
+
         more = True
         while more and connection.idle:
-            replies, more = self._answer_received(connection, now)
-            self._send(connection, replies)
-
-    def _answer_received(self, connection: Connection, now: float) -> tuple[bytes, bool]:
-        """Return replies to what the client sent, and whether there is more to answer."""
-        received, start = connection.received, 0
-        replies: list[bytes] = []
-        size = 0
-        while not connection.waiting and size < _UNSENT_LIMIT:
             try:
-                found = cut(received, start)
+                more = connection.answer(ask)
             except NetstringError as error:
                 log.info("connection %d is closed: %s", connection.fd, error)
-                connection.ending = True
-                start = len(received)
-                break
-            if found is None:
-                break
-            text, end = found
-            wire, start = received[start:end], end
-            connection.last = now
-            reply = self._ready.get(wire, now) or self._ask(connection, wire, text, now)
-            if reply is None:
-                connection.waiting = True
-            else:
-                replies.append(reply)
-                size += len(reply)
-        connection.received = received[start:]
-        return b"".join(replies), size >= _UNSENT_LIMIT
+                more = False
+            self._send(connection)
 
-    def _send(self, connection: Connection, data: bytes) -> None:
+    def _send(self, connection: Connection) -> None:
         """Send what the client takes now; the rest waits, and with it what the client asks."""
-        if connection.unsent:
-            data = connection.unsent + data
+        data = connection.unsent
         if data:
             try:
                 sent = connection.socket.send(data)
@@ -306,11 +288,11 @@ class Connections:
             except OSError as error:
                 self._lost(connection, error)
                 return
-            if sent == len(data) and connection.events == _IN and not connection.ending:
+            connection.sent(sent)
+            if not connection.unsent and connection.events == _IN and not connection.ending:
                 if connection.waiting:
                     self._watch(connection)
                 return
-            connection.unsent = data[sent:]
         if connection.ending and connection.idle:
             self.close(connection)
         else:
@@ -327,7 +309,7 @@ class Connections:
         if event & _GONE:
             self.close(connection)
         elif event & _OUT:
-            self._send(connection, b"")
+            self._send(connection)
             if self._open.get(connection.fd) is connection:
                 self._advance(connection, now)
 
@@ -339,8 +321,7 @@ class Connections:
 
     def _end(self, connection: Connection) -> None:
         """Close a connection, once what it asked for is answered."""
-        connection.ending = True
-        connection.received = b""
+        connection.end()
         if connection.idle:
             self.close(connection)
         else:
@@ -379,7 +360,7 @@ class Connections:
                 self._open[connection.fd] = connection
                 self.accepted += 1
         self._refuse()
-        self._complain(f"{self.limit} are open, as many as may be")
+        self._complain(f"{self.limit} are open, the limit")
 
     def _out_of_memory(self, connection: Connection | None, now: float) -> None:
         """Close the connection that needs what there is not, and take no new ones for now."""

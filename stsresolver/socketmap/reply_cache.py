@@ -1,9 +1,9 @@
-"""Ready replies: what a request was answered, to be said again without asking anybody.
+"""Reply cache: repeats a reply until it expires.
 
-From the bytes of a request on the wire to the bytes of its reply, each until a monotonic time.
-Bounded in number and in bytes: there are two tables, and when the newer one is full it becomes the
-older one and what was the older is dropped. What is asked for again moves to the newer table, so
-that what is in use stays.
+It maps the bytes of a request on the wire to the bytes of its reply, each until a monotonic time.
+It is bounded in number and in bytes. There are two tables: when the newer one is full, it takes the
+place of the older one. A reply that is asked for again moves to the newer table, so that replies in
+use stay.
 
 Not thread-safe: the serving thread alone reads and writes it, so it needs no lock.
 """
@@ -19,8 +19,11 @@ MAX_REPLIES = 131_072
 MAX_BYTES = 32 << 20
 
 
-class Count:
-    """How often replies of one kind were said: `first` after looking, `again` as ready ones.
+class ReplyCount:
+    """How often replies of one kind were sent.
+
+    `first`: after a look at the policy.
+    `again`: from the cache.
 
     Only the serving thread counts, so it needs no lock.
     """
@@ -36,20 +39,22 @@ class Count:
 class Reply:
     """A reply as it goes over the wire.
 
-    `data`: the netstring. `until`: the monotonic time up to which it may be said again. `domain`:
-    the policy domain that it speaks of, empty where there is none. `change`: see
-    `policies.InForce`. `count`: where it counts.
+    `data`: the netstring.
+    `until`: the monotonic time up to which it may be repeated.
+    `domain`: the policy domain that it is about, empty where there is none.
+    `change`: see `policies.in_force.InForce`.
+    `count`: where it is counted.
     """
 
     data: bytes
     until: float
     domain: str = ""
     change: int = 0
-    count: Count = field(default_factory=Count, compare=False, repr=False)
+    count: ReplyCount = field(default_factory=ReplyCount, compare=False, repr=False)
 
 
 class _Table:
-    """One of the two tables, with the requests that speak of each domain."""
+    """One of the two tables, with the requests that are about each domain."""
 
     __slots__ = ("bytes", "replies", "requests")
 
@@ -68,23 +73,15 @@ class ReplyCache:
         self._newer = _Table()
         self._older = _Table()
 
-    @property
-    def newer(self) -> dict[bytes, Reply]:
-        """The newer table: most of what is asked for is there. Valid until the next change."""
-        return self._newer.replies
-
-    def get(self, request: bytes, now: float) -> bytes | None:
-        """Return the reply to `request` that may be said at the monotonic time `now`."""
-        ready = self._newer.replies.get(request)
-        if ready is None:
-            ready = self._older.replies.get(request)
-            if ready is None:
+    def find(self, request: bytes, now: float) -> Reply | None:
+        """Return the reply to `request` if it may be repeated at the monotonic time `now`."""
+        reply = self._newer.replies.get(request)
+        if reply is None:
+            reply = self._older.replies.get(request)
+            if reply is None:
                 return None
-            self._add(request, ready)
-        if now >= ready.until:
-            return None
-        ready.count.again += 1
-        return ready.data
+            self._add(request, reply)
+        return reply if now < reply.until else None
 
     def put(self, request: bytes, reply: Reply) -> None:
         """Remember the reply to `request`."""
@@ -92,7 +89,7 @@ class ReplyCache:
             self._add(request, reply)
 
     def forget(self, domain: str) -> None:
-        """Drop the replies that speak of `domain`."""
+        """Drop the replies that are about `domain`."""
         for table in (self._newer, self._older):
             for request in table.requests.pop(domain, ()):
                 known = table.replies.pop(request, None)
@@ -107,7 +104,7 @@ class ReplyCache:
     def __len__(self) -> int:
         return len(self._newer.replies.keys() | self._older.replies.keys())
 
-    def _add(self, request: bytes, ready: Reply) -> None:
+    def _add(self, request: bytes, reply: Reply) -> None:
         table = self._newer
         if len(table.replies) >= self._max_replies or table.bytes >= self._max_bytes:
             self._older = table
@@ -115,7 +112,7 @@ class ReplyCache:
         known = table.replies.get(request)
         if known is not None:
             table.bytes -= len(request) + len(known.data)
-        elif ready.domain:
-            table.requests.setdefault(ready.domain, []).append(request)
-        table.replies[request] = ready
-        table.bytes += len(request) + len(ready.data)
+        elif reply.domain:
+            table.requests.setdefault(reply.domain, []).append(request)
+        table.replies[request] = reply
+        table.bytes += len(request) + len(reply.data)

@@ -1,13 +1,15 @@
-"""The socketmap server (socketmap_table(5)): who owns a connection, and who owns a request.
+"""The socketmap server (socketmap_table(5)): which thread owns a connection, which does what work.
 
-The serving thread, which runs `serve_forever`, owns every connection (see `connections`). It says
-ready replies and hands on what has none.
+The serving thread, which runs `serve_forever`, owns every connection (see `connections`). It
+answers from the reply cache, and has all other requests looked up. A lookup that waits for the
+network holds no thread: its reply comes through a queue that wakes the serving thread.
 
-A worker thread owns one request, never a connection: it looks the answer up and gives it back
-through a queue that wakes the serving thread. Workers are `ThreadingMixIn`'s threads, at most
-`workers` of them, kept for the next request. A request that finds them all busy waits in line; it
-gets what is at hand when that has lasted `LINE_LIMIT` seconds. In socketserver's words a request is
-a `Request`, as a datagram is for `UDPServer`.
+Worker threads do what may block, one job each: reading a store on disk or network, and renewals
+behind the answers. They are `ThreadingMixIn`'s threads, at most `workers` of them, kept for the
+next job. In socketserver's words a job is the request, as a datagram is for `UDPServer`.
+
+A request that is not answered within `ANSWER_LIMIT` seconds is answered from what is cached, else
+with `TEMP`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ..counters import Durations
 from .connections import Connection, Connections
@@ -32,24 +34,26 @@ from .reply_cache import Reply, ReplyCache
 
 log = logging.getLogger(__name__)
 
-# Seconds that a request waits for a worker at most. Postfix holds a mail meanwhile.
-LINE_LIMIT = 10.0
+# Seconds within which a request is answered. Postfix holds a mail meanwhile.
+ANSWER_LIMIT = 20.0
 # Seconds that `switch` waits for a serving thread that may have ended.
 SWITCH_LIMIT = 5.0
 # How often idle connections are looked for (seconds).
 IDLE_ROUND = 60.0
 # Seconds until another thread is tried, after one could not be started.
 HIRE_PAUSE = 0.5
-# Seconds without serving after there was no memory even to poll; others may give some back.
+# Seconds without serving after there was no memory even to poll; others may free some.
 MEMORY_PAUSE = 0.1
-# Descriptors left for lookups (a DNS and an HTTPS socket for each worker), files and logs.
+# Descriptors left for stores, files and logs.
 _SPARE_DESCRIPTORS = 64
 # Few, but some, when the limit of descriptors leaves none.
 _MIN_CONNECTIONS = 16
 
+Job: TypeAlias = Callable[[], None]
+
 
 class Source(Protocol):
-    """Where replies come from: see `answer.Answers`."""
+    """Where replies come from: see `answer.Answers`. Nothing here blocks."""
 
     @property
     def changes(self) -> int:
@@ -59,25 +63,32 @@ class Source(Protocol):
         """Return a reply that takes no lookup."""
 
     def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
-        """Deliver the reply once, from whatever thread."""
+        """Deliver the reply once, from any thread."""
 
-    def at_hand(self, request: bytes) -> Reply:
-        """Return the reply that takes no waiting."""
+    def cached(self, request: bytes) -> Reply:
+        """Return the reply that can be given now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """How much there is to do: a look at the server.
 
-    `busy`: workers at work, of `workers` at the most. `line`: requests that wait for one. `behind`:
-    jobs that wait behind the answers. `connections`: open ones, of `limit` at the most; `accepted`:
-    all so far. `overdue`: requests so far that got what was at hand after `LINE_LIMIT`.
+    `busy`: workers at work.
+    `workers`: workers at most.
+    `queued`: jobs of requests that wait for a worker.
+    `behind`: jobs that wait behind the answers.
+    `lookups`: requests that wait for a reply.
+    `connections`: open ones.
+    `limit`: connections that may be open.
+    `accepted`: connections so far.
+    `overdue`: requests so far that were not answered within `ANSWER_LIMIT`.
     """
 
     busy: int
     workers: int
-    line: int
+    queued: int
     behind: int
+    lookups: int
     connections: int
     limit: int
     accepted: int
@@ -85,9 +96,11 @@ class Load:
 
 
 class Request:
-    """A request on its way through line and worker: its bytes on the wire, and its text.
+    """A request that waits for its reply.
 
-    `source` is where its reply comes from, though the server may have another one meanwhile.
+    `wire`: its bytes as they came.
+    `since`: when (monotonic).
+    `source`: where its reply comes from, though the server may have another one meanwhile.
     """
 
     __slots__ = ("answered", "connection", "since", "source", "text", "wire")
@@ -103,27 +116,23 @@ class Request:
         self.answered = False
 
 
-class Job(socketserver.BaseRequestHandler):
-    """What a worker does: look up the reply to a `Request`, or run a job behind the answers."""
+class JobHandler(socketserver.BaseRequestHandler):
+    """Runs a job on a worker thread."""
 
-    request: Request | Callable[[], None]
-    server: SocketmapServer
+    request: Job
 
     def handle(self) -> None:
-        """Run on a worker thread."""
-        request = self.request
-        if isinstance(request, Request):
-            request.source.look_up(request.text, lambda reply: self.server.deliver(request, reply))
-        else:
-            request()
+        """Run the job."""
+        self.request()
 
 
 class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
     """Serves `listeners` with the replies of `source`, which is set before `serve_forever`.
 
-    `workers`: how many lookups may be under way at once. `shutdown_timeout`: seconds that
-    requests under way have to end after `stop`. Both may be changed at any time. `seconds`: how
-    long the requests took that had no ready reply.
+    `workers`: threads for jobs that may block; may be changed at any time.
+    `shutdown_timeout`: seconds that requests under way have to end after `stop`; may be changed.
+    `after_turn`: called on the serving thread after each turn in which requests were looked up.
+    `seconds`: how long the requests took whose reply was not cached.
     """
 
     daemon_threads = True
@@ -138,12 +147,13 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         workers: int,
         shutdown_timeout: float = 20.0,
     ) -> None:
-        super().__init__("", Job)
+        super().__init__("", JobHandler)
         self.workers = workers
         self.shutdown_timeout = shutdown_timeout
+        self.after_turn: Job = lambda: None
         self.seconds = Durations()
         self._overdue = 0
-        self._ready = ReplyCache()
+        self._cache = ReplyCache()
         # What other threads ask of the serving thread, and how they wake it.
         self._messages: collections.deque[tuple[Callable[..., None], tuple[Any, ...]]]
         self._messages = collections.deque()
@@ -151,12 +161,15 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        limit = max(_MIN_CONNECTIONS, _descriptors() - 2 * workers - _SPARE_DESCRIPTORS)
-        self._connections = Connections(listeners, self._wake_in, self._ready, self._ask, limit)
-        self._line: collections.deque[Request] = collections.deque()
-        self._behind: collections.deque[Callable[[], None]] = collections.deque()
-        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._hires: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        limit = max(_MIN_CONNECTIONS, _descriptors() - _SPARE_DESCRIPTORS)
+        self._connections = Connections(listeners, self._wake_in, self._cache, self._ask, limit)
+        # Requests that wait for a reply, the oldest first; some are answered already.
+        self._waiting: collections.deque[Request] = collections.deque()
+        self._asked = False
+        self._queue: collections.deque[Job] = collections.deque()
+        self._behind: collections.deque[Job] = collections.deque()
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._hires: queue.SimpleQueue[tuple[Job, collections.deque[Job]]] = queue.SimpleQueue()
         self._hire_again = -math.inf
         self._hired = 0
         self._busy = 0
@@ -172,17 +185,21 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         """Give the reply to a request back to the serving thread."""
         self._tell(self._answered, request, reply)
 
-    def behind(self, job: Callable[[], None]) -> None:
-        """Run `job` on a worker, when no request waits in line for one."""
+    def hand(self, job: Job) -> None:
+        """Run `job`, for which a request waits, on a worker."""
+        self._tell(self._queue.append, job)
+
+    def behind(self, job: Job) -> None:
+        """Run `job` on a worker, when no request waits for one."""
         if not self._stops:
             self._tell(self._behind.append, job)
 
     def forget(self, domain: str) -> None:
-        """Drop the ready replies that speak of `domain`."""
-        self._tell(self._ready.forget, domain)
+        """Drop the cached replies that are about `domain`."""
+        self._tell(self._cache.forget, domain)
 
-    def soon(self, call: Callable[[], None]) -> None:
-        """Do a call that waits for nothing on the serving thread, when it next comes round."""
+    def soon(self, call: Job) -> None:
+        """Make a call that does not block on the serving thread, in its next turn."""
         self._tell(call)
 
     def load(self) -> Load:
@@ -190,8 +207,9 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         return Load(
             busy=self._busy,
             workers=self.workers,
-            line=len(self._line),
+            queued=len(self._queue),
             behind=len(self._behind),
+            lookups=len(self._waiting),
             connections=len(self._connections),
             limit=self._connections.limit,
             accepted=self._connections.accepted,
@@ -199,9 +217,9 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         )
 
     def switch(self, source: Source) -> None:
-        """Take replies from another source from now on; no ready reply outlives the change.
+        """Take replies from another source from now on; no cached reply outlives the change.
 
-        Returns once it is so. Not for the serving thread.
+        Returns once it is done. Not for the serving thread.
         """
         done = threading.Event()
         self._tell(self._switch, source, done)
@@ -238,34 +256,32 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
     # ON A WORKER THREAD
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Work on one request after the other."""
+        """Run one job after the other."""
         while True:
             super().process_request_thread(request, client_address)
             self._tell(self._worker_free)
             request = self._jobs.get()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what a request ended in, and answer it all the same."""
-        log.exception("a request ended in a bug of this program")
-        if isinstance(request, Request):
-            self._tell(self._answer_at_hand, request)
+        """Log an error of ours; its request is answered at `ANSWER_LIMIT` at the latest."""
+        log.exception("internal error in a job")
 
     def shutdown_request(self, request: Any) -> None:
-        """Do nothing: the connection belongs to the serving thread."""
+        """Do nothing: a job has nothing to close."""
 
     # ON THE HIRING THREAD
 
     def _hire(self) -> None:
-        """Start a worker for each request that needs a new one.
+        """Start a worker for each job that needs a new one.
 
         A thread of its own, because starting one waits until it runs: in a burst, that is long.
         """
         while True:
-            request = self._hires.get()
+            job, jobs = self._hires.get()
             try:
-                super().process_request(request, None)
+                super().process_request(job, None)  # type: ignore[arg-type]
             except RuntimeError as error:
-                self._tell(self._not_hired, request, error)
+                self._tell(self._not_hired, job, jobs, error)
 
     # ON THE SERVING THREAD
 
@@ -282,18 +298,12 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
             due = now
             while not self._finished(now):
                 try:
-                    now = self._connections.serve(due)
-                    self._read_messages()
-                    if now >= due:
-                        self._on_time(now)
-                    if self._line or self._behind:
-                        self._fill_workers(now)
-                    due = self._due(now)
+                    now, due = self._turn(due)
                 except MemoryError:
                     self._complain("out of memory")
                     time.sleep(MEMORY_PAUSE)
                     now = time.monotonic()
-                    # What woke the poll may have been read, and what it was about not been done.
+                    # What woke the poll may have been read, and its message not been taken.
                     self._woken, due = False, now
             return not self._connections
         finally:
@@ -305,47 +315,70 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         self._wake_in.close()
         self._wake_out.close()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Hand a request to a worker, a new one if none is free."""
-        if self._busy < self._hired:
-            self._jobs.put(request)
-        else:
-            self._hires.put(request)
-            self._hired += 1
-        self._busy += 1
+    def _turn(self, due: float) -> tuple[float, float]:
+        """Serve once; return the time, and when something is due at the latest (monotonic)."""
+        now = self._connections.serve(due)
+        self._take_messages()
+        if now >= due:
+            self._see_to_time(now)
+        if self._asked:
+            self._asked = False
+            self.after_turn()
+        if self._queue or self._behind:
+            self._fill_workers(now)
+        return now, self._due(now)
 
     def _ask(self, connection: Connection, wire: bytes, text: bytes, now: float) -> bytes | None:
-        """Return the reply to a request that has none ready, or put it in line."""
+        """Return the reply to a request if it takes no lookup; else have it looked up."""
         try:
             reply = self.source.at_once(text)
         except Exception:
-            log.exception("a request ended in a bug of this program")
+            log.exception("internal error while answering a request")
             reply = None
-        if reply is None:
-            self._line.append(Request(connection, wire, text, now, self.source))
-            return None
-        self._ready.put(wire, reply)
-        reply.count.first += 1
-        return reply.data
+        if reply is not None:
+            self._cache.put(wire, reply)
+            reply.count.first += 1
+            return reply.data
+        request = Request(connection, wire, text, now, self.source)
+        self._waiting.append(request)
+        if text.isascii():
+            self._look_up(request)
+        else:
+            # U-labels cost more to convert than the serving thread should spend.
+            self._queue.append(lambda: self._look_up(request))
+        return None
+
+    def _look_up(self, request: Request) -> None:
+        self._asked = True
+        try:
+            request.source.look_up(request.text, lambda reply: self.deliver(request, reply))
+        except Exception:
+            log.exception("internal error while answering a request")
+            self._tell(self._answer_cached, request)
 
     def _fill_workers(self, now: float) -> None:
-        """Give waiting requests to free workers, and jobs behind the answers to half of them."""
-        while self._line or self._behind:
-            line: collections.deque[Any] = self._line or self._behind
-            if self._busy >= (self.workers if self._line else (self.workers + 1) // 2):
+        """Give jobs to free workers: those for which requests wait, then others to half of them."""
+        while self._queue or self._behind:
+            jobs = self._queue or self._behind
+            if self._busy >= (self.workers if self._queue else (self.workers + 1) // 2):
                 return
             if self._busy == self._hired and now < self._hire_again:
                 return
-            self.process_request(line.popleft(), None)
+            job = jobs.popleft()
+            if self._busy < self._hired:
+                self._jobs.put(job)
+            else:
+                self._hires.put((job, jobs))
+                self._hired += 1
+            self._busy += 1
 
-    def _not_hired(self, request: Any, error: RuntimeError) -> None:
-        """Put back what no thread could be started for: there may be one later."""
+    def _not_hired(self, job: Job, jobs: collections.deque[Job], error: RuntimeError) -> None:
+        """Put back a job for which no thread could be started: there may be one later."""
         self._hired -= 1
         self._busy -= 1
-        line: collections.deque[Any] = self._line if isinstance(request, Request) else self._behind
-        line.appendleft(request)
+        jobs.appendleft(job)
         self._hire_again = time.monotonic() + HIRE_PAUSE
-        self._complain(f"no thread for another lookup: {error}")
+        self._complain(f"no thread for another job: {error}")
 
     def _complain(self, what: str) -> None:
         """Warn of a shortage, once until it is over."""
@@ -355,66 +388,72 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
 
     def _worker_free(self) -> None:
         self._busy -= 1
-        if not self._line:
+        if not self._queue:
             self._complained = False
 
     def _answered(self, request: Request, reply: Reply) -> None:
-        """Send the reply to a request that had to wait, and keep it ready if it still is true."""
+        """Send the reply to a request that had to wait, and cache it if it still is true."""
         now = time.monotonic()
         fits = len(reply.data) <= MAX_REPLY + len(b"100000:,")
         current = request.source is self.source and reply.change == self.source.changes
         if fits and reply.until > now and current:
-            self._ready.put(request.wire, reply)
+            self._cache.put(request.wire, reply)
         if request.answered:
             return
         request.answered = True
+        while self._waiting and self._waiting[0].answered:
+            self._waiting.popleft()
         self.seconds.add(now - request.since)
         if fits:
             reply.count.first += 1
             self._connections.reply(request.connection, reply.data, now)
         else:
-            log.error("a reply of %d bytes, more than Postfix takes", len(reply.data))
+            log.error("a reply of %d bytes is longer than Postfix takes", len(reply.data))
             self._connections.close(request.connection)
 
-    def _switch(self, source: Source, done: threading.Event) -> None:
-        self.source = source
-        self._ready.clear()
-        done.set()
-
-    def _answer_at_hand(self, request: Request) -> None:
+    def _answer_cached(self, request: Request) -> None:
+        """Answer a request from what is cached."""
         try:
-            reply = request.source.at_hand(request.text)
+            reply = request.source.cached(request.text)
         except Exception:
-            log.exception("a request ended in a bug of this program")
+            log.exception("internal error while answering a request")
+            request.answered = True
             self._connections.close(request.connection)
         else:
             self._answered(request, reply)
 
-    def _read_messages(self) -> None:
-        # Reset before the messages are read: who adds one from now on wakes again.
+    def _switch(self, source: Source, done: threading.Event) -> None:
+        self.source = source
+        self._cache.clear()
+        done.set()
+
+    def _take_messages(self) -> None:
+        # Reset before the messages are read: a thread that adds one from now on wakes again.
         self._woken = False
         while self._messages:
             call, arguments = self._messages.popleft()
             try:
                 call(*arguments)
             except Exception:
-                log.exception("a message ended in a bug of this program")
+                log.exception("internal error while serving")
 
     def _due(self, now: float) -> float:
-        """Return the monotonic time at which `_on_time` has something to do."""
+        """Return the monotonic time at which `_see_to_time` has something to do."""
         due = min(self._idle_round, self._connections.again, self._drain_until)
-        if self._line:
-            due = min(due, self._line[0].since + LINE_LIMIT)
-        if (self._line or self._behind) and now < self._hire_again:
+        if self._waiting:
+            due = min(due, self._waiting[0].since + ANSWER_LIMIT)
+        if (self._queue or self._behind) and now < self._hire_again:
             due = min(due, self._hire_again)
         return due
 
-    def _on_time(self, now: float) -> None:
-        while self._line and now >= self._line[0].since + LINE_LIMIT:
-            request = self._line.popleft()
-            self._overdue += 1
-            self._complain(f"all {self._busy} workers are busy: a request gets what is at hand")
-            self._answer_at_hand(request)
+    def _see_to_time(self, now: float) -> None:
+        """Do what is due: overdue answers, accepting, idle connections."""
+        while self._waiting and now >= self._waiting[0].since + ANSWER_LIMIT:
+            request = self._waiting.popleft()
+            if not request.answered:
+                self._overdue += 1
+                self._complain(f"no answer within {ANSWER_LIMIT:g} s: answering from the cache")
+                self._answer_cached(request)
         if now >= self._connections.again:
             self._connections.accept()
         if now >= self._idle_round:
@@ -422,7 +461,7 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
             self._connections.close_idle(now)
 
     def _drain(self) -> None:
-        """Stop accepting, close who waits for nothing, and give the others their time."""
+        """Stop accepting, close idle connections, and give the others their time."""
         if self._drain_until != math.inf:
             log.warning("stopping at once: %d connections are cut", len(self._connections))
             return

@@ -113,6 +113,7 @@ def test_what_the_store_lost_is_written_again(layered, clock, behind):
     assert behind.store.get("example.com") == entry()
 
 
+@pytest.mark.requirement("KEEP-14")
 def test_while_it_fails_memory_goes_on_and_the_log_says_so_once(layered, clock, behind, caplog):
     caplog.set_level(logging.INFO, "stsresolver")
     layered.put(entry(), NOW)

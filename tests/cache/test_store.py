@@ -32,17 +32,20 @@ class StoreContract:
         assert store.get("example.net") == other
         assert store.get("example.org") is None
 
+    @pytest.mark.requirement("LIB-11")
     def test_a_later_fetch_takes_the_place(self, store):
         store.put(entry(), NOW)
         later = entry(fetched=NOW + 1, id="2")
         store.put(later, NOW + 1)
         assert store.get("example.com") == later
 
+    @pytest.mark.requirement("LIB-11")
     def test_an_earlier_fetch_does_not(self, store):
         store.put(entry(), NOW)
         store.put(entry(fetched=NOW - 1, id="0"), NOW)
         assert store.get("example.com") == entry()
 
+    @pytest.mark.requirement("LIB-11")
     def test_an_entry_from_the_future_gives_way(self, store):
         ahead = entry(fetched=NOW + CLOCK_SKEW + 1)
         store.put(ahead, NOW)
@@ -141,6 +144,7 @@ class StoreContract:
         assert store.lease("a", 60.0, NOW)
         assert store.lease("a", 60.0, NOW + 30), "prolonged"
 
+    @pytest.mark.requirement("LIB-7")
     def test_many_threads(self, store):
         """Each domain ends with the entry that was fetched last, whoever was first."""
         errors = []

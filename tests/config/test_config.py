@@ -88,6 +88,7 @@ def test_example_with_its_comments_switched_on():
     )
 
 
+@pytest.mark.requirement("KEY-10")
 def test_manual_pages_example():
     manual = parse(MANUAL)
     assert manual == Config(proactive=ProactiveSettings(enabled=True), zones={"myzone": Zone()})
@@ -137,6 +138,7 @@ zones:
     )
 
 
+@pytest.mark.requirement("KEY-10")
 def test_documented_defaults():
     assert Config() == Config(
         host="127.0.0.1",
@@ -266,6 +268,7 @@ GOOD = [
 ]  # fmt: skip
 
 
+@pytest.mark.requirement("KEY-9")
 @pytest.mark.parametrize(("text", "expected", "reason"), GOOD)
 def test_good(text, expected, reason):
     found = parse(text)
@@ -608,6 +611,7 @@ REDIS_WARNINGS = [
 ]
 
 
+@pytest.mark.requirement("LIB-15")
 @pytest.mark.parametrize(("kind", "option", "begins", "why"), REDIS_WARNINGS)
 def test_what_is_passed_over_is_a_warning_on_its_line(kind, option, begins, why):
     where = {"redis": "url: redis://r/2", "redis_sentinel": "sentinel_master_name: m"}[kind]
@@ -682,6 +686,7 @@ def test_cache_problems(text, begins, why):
     assert problem.startswith(begins), why
 
 
+@pytest.mark.requirement("WIRE-8")
 def test_a_timeout_that_postfix_does_not_wait_for_is_shortened_with_a_warning():
     found = parse("zones:\n  z:\n    timeout: 60\n")
     assert found.zones["z"].timeout == 40

@@ -9,6 +9,7 @@ REST = {"db": 0, "socket_timeout": 5.0, "socket_connect_timeout": 5.0}
 TWO = [["a.example", 26379], ["b.example", 26380]]
 
 
+@pytest.mark.requirement("LIB-15")
 @pytest.mark.parametrize(
     ("options", "keywords", "why"),
     [
@@ -75,6 +76,7 @@ def test_our_own_and_the_size_of_the_pool():
     assert connection_options({"url": "redis://h?max_connections=9"})[0].max_connections == 9
 
 
+@pytest.mark.requirement("LIB-15")
 @pytest.mark.parametrize(
     ("options", "warning", "why"),
     [

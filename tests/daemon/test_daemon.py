@@ -43,14 +43,13 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives it up"
 
 # The daemon with a resolver that is told by the domain what to do. argv[1]: a directory.
 WITH_RESOLVER = """
-import os, sys, time
-from stsresolver import Resolver
+import os, sys, threading, time
 from stsresolver import daemon, service
-from stsresolver.mta_sts.results import Cause, Failure, NoPolicy
+from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.mta_sts.policy import parse_policy
 
 class ResolverPool:
-    def __init__(self, workers, resolver):
+    def __init__(self, resolver):
         pass
 
     def start(self):
@@ -59,13 +58,31 @@ class ResolverPool:
     def close(self):
         pass
 
-    def change(self, workers, resolver):
+    def change(self, resolver):
+        pass
+
+    def flush(self):
         pass
 
     def lookups(self, timeout):
         return self
 
-    resolve = Resolver.resolve
+    def begin_resolve(self, domain, known_ids, done):
+        if domain == "bug.example":
+            raise RuntimeError("two\\nlines")
+        threading.Thread(target=lambda: done(self.resolve(domain, known_ids)), daemon=True).start()
+
+    def begin_policy_id(self, domain, done):
+        done(self.policy_id(domain))
+
+    def begin_fetch(self, domain, done):
+        done(self.fetch(domain))
+
+    def resolve(self, domain, known_ids):
+        found = self.policy_id(domain)
+        if not isinstance(found, str):
+            return found
+        return NotChanged(found) if found in known_ids else Found(self.fetch(domain), found)
 
     def policy_id(self, domain):
         if domain == "hang.example":
@@ -75,8 +92,6 @@ class ResolverPool:
             return NoPolicy(Cause.NO_RECORD)
         if domain == "hostile.example":
             return Failure(Cause.DNS, "an answer\\nwith \\x1b[2J in it")
-        if domain == "bug.example":
-            raise RuntimeError("two\\nlines")
         return "1"
 
     def fetch(self, domain):
@@ -237,6 +252,7 @@ def configuration(directory: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.requirement("LIB-18")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -440,6 +456,7 @@ def test_what_is_printed_on_request(capsys, argument, words):
 # FROM START TO STOP
 
 
+@pytest.mark.requirement("LIB-17")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_start_answer_stop(start, number):
     daemon = start()
@@ -468,6 +485,7 @@ def test_stop_with_nobody_there(start):
     assert daemon.lines()[-1] == ("INFO", "stopped")
 
 
+@pytest.mark.requirement("KEY-10")
 def test_old_arguments_are_accepted(start, tmp_path):
     path, pidfile = tmp_path / "socket", tmp_path / "pid"
     daemon = start(f"path: {path}\n", "--disable-uvloop", "-v", "warn", "-p", pidfile)
@@ -553,6 +571,7 @@ def test_warnings_of_the_configuration_are_logged(start, tmp_path):
     assert text.startswith(f"{tmp_path}/config-0.yml:2: mode: ")
 
 
+@pytest.mark.requirement("LIB-16")
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_proactive_policy_fetching_does_not_hold_up_the_stop(start, enabled):
     daemon = start(f"port: 0\nproactive_policy_fetching: {{enabled: {enabled}, interval: 86400}}\n")
@@ -604,6 +623,7 @@ def test_stop_finishes_what_is_under_way(start_with_resolver, tmp_path):
         assert daemon.ends() == 0
 
 
+@pytest.mark.requirement("LIB-16")
 def test_second_signal_ends_it_hard(start_with_resolver, tmp_path):
     daemon = start_with_resolver("port: 0\nshutdown_timeout: 3600\n")
     with daemon.client() as client, daemon.client() as idle:
@@ -619,6 +639,7 @@ def test_second_signal_ends_it_hard(start_with_resolver, tmp_path):
     ]
 
 
+@pytest.mark.requirement("LIB-16")
 def test_shutdown_timeout(start_with_resolver, tmp_path):
     daemon = start_with_resolver("port: 0\nshutdown_timeout: 0.2\n")
     with daemon.client() as client:
@@ -639,6 +660,7 @@ def test_signal_as_soon_as_the_pidfile_is_there(start, tmp_path):
         assert not pidfile.exists()
 
 
+@pytest.mark.requirement("LIB-17")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_that_does_not_interrupt_the_poll(start, number):
     """It may come between the last look for signals and the poll, or to another thread."""
@@ -689,6 +711,7 @@ def test_busy_port(start, tmp_path, reuse_port):
     assert daemon.lines(log)[-1] == ("CRITICAL", f"not started: {why}")
 
 
+@pytest.mark.requirement("WIRE-13")
 def test_second_instance_takes_over(start):
     first = start("port: 0\nreuse_port: true\n")
     port = first.addresses()[0][1]

@@ -156,6 +156,7 @@ def test_verbose_shows_the_policy_as_it_was_served(asked, printed):
     assert [line.strip() for line in shown[:-1]] == list(TEXT[:-1])
 
 
+@pytest.mark.requirement("HTTPS-20")
 @pytest.mark.parametrize("arguments", [["example.com"], ["-v", "example.com"]])
 @pytest.mark.parametrize(
     "result",
@@ -193,6 +194,7 @@ def test_timeout(asked, printed):
     assert asked.calls == [(0.5, "example.com")]
 
 
+@pytest.mark.requirement("LIB-18")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

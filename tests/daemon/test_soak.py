@@ -211,15 +211,17 @@ def test_a_seed_is_a_course_of_things():
 FORGETFUL = """
 import sys
 from stsresolver import daemon
-from stsresolver.policies import in_force
+from dataclasses import replace
+from stsresolver.policies import decision
+from stsresolver.policies.steps import Remove
 from stsresolver.mta_sts.results import Cause
-real = in_force.Policies._miss
-def forget(self, key, result):
-    entry = self._store.get(key[0])
-    if result.cause is Cause.DNS and entry is not None:
-        self._store.remove(entry)
-    return real(self, key, result)
-in_force.Policies._miss = forget
+real = decision._missed
+def forget(result, known, now, times):
+    entry = known.entry
+    if result.cause is not Cause.DNS or entry is None:
+        return real(result, known, now, times)
+    return real(result, replace(known, entry=None), now, times).after(Remove(entry))
+decision._missed = forget
 sys.exit(daemon.main())
 """
 

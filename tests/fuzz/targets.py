@@ -8,15 +8,15 @@ call these.
 import json
 import math
 import re
-import socket
 from collections.abc import Callable, Mapping
-from unittest.mock import patch
+
+from dns.rdatatype import RdataType
 
 from stsresolver.cache.entry import Entry
 from stsresolver.config import keys
 from stsresolver.config.settings import Config, Zone
 from stsresolver.lookup import messages
-from stsresolver.mta_sts import fetch, http_adapter
+from stsresolver.mta_sts import fetch
 from stsresolver.mta_sts.discovery import Discovery, DiscoveryError
 from stsresolver.mta_sts.policy import Policy, PolicyError, parse_policy
 from stsresolver.mta_sts.record import RecordError, domain_id
@@ -24,6 +24,7 @@ from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChan
 from stsresolver.net.deadline import Deadline
 from stsresolver.net.dns_messages import Answer, Question
 from stsresolver.net.nameservers import NameServerError, NameServers
+from stsresolver.net.steps import Steps, run
 from stsresolver.socketmap.answer import Answers
 from stsresolver.socketmap.netstring import MAX_REQUEST, NetstringError, cut, encode
 from stsresolver.stores import older_daemon
@@ -115,7 +116,7 @@ def next_hop(data: bytes) -> None:
         assert (code, text) == (b"NOTFOUND", b"")
     else:
         assert at_once is None
-        assert answers.at_hand(data) == reply
+        assert answers.cached(data) == reply
         (domain,) = set(known.asked)
         one_form(domain)
         seen = postfix_grammar.tls_policy(text)
@@ -150,11 +151,12 @@ class NoNetwork(NameServers):
         super().__init__("/dev/null", 53)
         self._data = data
 
-    def _over_udp(self, server: str, question: Question, deadline: Deadline) -> Answer:
+    def _over_udp(self, server: str, question: Question, deadline: Deadline) -> Steps[Answer]:
         answer = question.read(question.wire[:2] + self._data)
         if answer is None:
             raise NameServerError("no answer to the question")
         return answer
+        yield
 
     _over_tcp = _over_udp
 
@@ -163,7 +165,7 @@ def dns_message(data: bytes) -> None:
     """An answer to all questions, without its first two bytes, which are the question's id."""
     discovery = Discovery(4.0, "/dev/null", 53)
     discovery._name_servers = NoNetwork(data)
-    found = discovery.policy_id(DOMAIN)
+    found = run(discovery.policy_id(DOMAIN))
     if isinstance(found, str):
         assert re.fullmatch("[A-Za-z0-9]{1,32}", found)
     else:
@@ -171,33 +173,44 @@ def dns_message(data: bytes) -> None:
         assert str(found)
         assert getattr(found, "ttl", 0) >= 0
     try:
-        for addresses in discovery.addresses("mta-sts.example.com", Deadline(4.0)):
+        for rdtype in (RdataType.A, RdataType.AAAA):
+            addresses = run(discovery.addresses("mta-sts.example.com", rdtype, Deadline(4.0)))
             assert all(re.fullmatch("[0-9a-f:.]+", address) for address in addresses)
     except DiscoveryError as error:
         assert str(error)
 
 
-class Canned(http_adapter.PolicyHostConnection):
+class Canned:
     """A connection to a policy host that has said all that it says, and no TLS."""
 
-    said = b""
+    def __init__(self, said: bytes) -> None:
+        self._said = said
 
-    def connect(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            theirs.sendall(self.said)
-        self.sock = ours
+    def sendall(self, data: bytes) -> Steps[None]:
+        return
+        yield
+
+    def recv(self, size: int) -> Steps[bytes]:
+        part, self._said = self._said[:size], self._said[size:]
+        return part
+        yield
 
 
-FETCHER = fetch.Fetcher(4.0, Discovery(4.0, "/dev/null", 53), 443)
+class Fetcher(fetch.Fetcher):
+    """Fetches every policy over a connection that has said `said`."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(4.0, Discovery(4.0, "/dev/null", 53), 443)
+        self._said = said
+
+    def _get(self, domain: str, deadline: Deadline) -> Steps[bytes]:
+        return fetch.get_policy(Canned(self._said), f"mta-sts.{domain}")
 
 
 def http_response(data: bytes) -> None:
     """What a policy host sends: by itself, and as headers and body below a status line."""
     for answer in (data, b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n" + data):
-        said = type("Said", (Canned,), {"said": answer})
-        with patch.object(http_adapter, "PolicyHostConnection", said):
-            result = FETCHER.fetch(DOMAIN)
+        result = run(Fetcher(answer).fetch(DOMAIN))
         if isinstance(result, Failure):
             assert str(result)
             assert result.cause not in (Cause.DNS, Cause.CONNECT, Cause.DEADLINE)

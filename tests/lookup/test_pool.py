@@ -15,7 +15,8 @@ from stsresolver.lookup.pool import ResolverPool
 from stsresolver.lookup.supervisor import StartError
 from stsresolver.mta_sts.policy import Mode, Policy
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
-from tests.support.socketmap_client import DEADLINE, wait_for
+from tests.support.socketmap_client import wait_for
+from tests.support.waited import Waited
 
 
 class Process:
@@ -27,8 +28,8 @@ class Process:
     refuses = False
     slow = False
 
-    def __init__(self, workers, resolver):
-        self.settings = workers, resolver
+    def __init__(self, resolver):
+        self.settings = resolver
         self.ready = False
         self.pid = None
         self.losses = 0
@@ -37,6 +38,7 @@ class Process:
         self.closed = False
         self.answers = threading.Event()
         self._lock = threading.Lock()
+        self._waiting = []
         Process.all.append(self)
 
     def start(self):
@@ -49,21 +51,33 @@ class Process:
         """A core's whole time for ever, or none."""
         return time.monotonic() if self.computes else 0.0
 
-    def change(self, workers, resolver):
-        self.settings = workers, resolver
+    def change(self, resolver):
+        self.settings = resolver
 
     def close(self):
         self.closed = True
-        self.answers.set()
+        self.answer()
 
-    def ask(self, what, domain, timeout, *known_ids):
+    def ask(self, what, domain, timeout, known_ids, done):
         with self._lock:
             self.under_way += 1
             self.asked.append(domain)
-        assert self.answers.wait(DEADLINE)
+            self._waiting.append(done)
+        if self.answers.is_set():
+            self.flush()
+
+    def answer(self):
+        self.answers.set()
+        self.flush()
+
+    def flush(self):
         with self._lock:
-            self.under_way -= 1
-        return self.result
+            waiting, self._waiting = (
+                (self._waiting, []) if self.answers.is_set() else ([], self._waiting)
+            )
+            self.under_way -= len(waiting)
+        for done in waiting:
+            done(self.result)
 
 
 @pytest.fixture
@@ -76,19 +90,19 @@ def several(monkeypatch):
 
     def make(most):
         monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: range(most))
-        one = ResolverPool(4, {"dns_port": 53})
+        one = ResolverPool({"dns_port": 53})
         one.start()
         return one
 
     yield make
     for process in Process.all:
-        process.answers.set()
+        process.answer()
 
 
 def ask_many(one, threads, number):
     before = sum(len(process.asked) for process in Process.all)
     for count in range(number):
-        threads.submit(one.lookups(1.0).policy_id, f"{before + count}.example")
+        threads.submit(Waited(one, 1.0).policy_id, f"{before + count}.example")
         wait_for(
             lambda n=before + count + 1: sum(len(p.asked) for p in Process.all) >= n, "a lookup"
         )
@@ -173,16 +187,16 @@ def test_one_that_cannot_be_started_is_not_tried_again(several, monkeypatch, cap
         assert one.running == 1
         one.close()
     (line,) = caplog.messages
-    assert line == "it cannot be started: no room: there will be no more than there are"
+    assert line == "it cannot be started: no room: not starting more resolver processes"
 
 
 def test_other_settings_are_for_all_and_for_those_to_come(several):
     one = several(3)
     with ThreadPoolExecutor(64) as threads:
         ask_many(one, threads, pool._MANY + 1)
-        one.change(8, {})
+        one.change({})
         ask_many(one, threads, 2 * pool._MANY)
-        assert [process.settings for process in Process.all] == [(8, {})] * 3
+        assert [process.settings for process in Process.all] == [{}] * 3
         one.close()
 
 
@@ -190,7 +204,7 @@ def test_a_lookup_after_the_end_starts_nothing(several):
     one = several(2)
     one.close()
     Process.all[0].under_way = pool._MANY
-    assert isinstance(one.lookups(1.0).policy_id("a.example"), NoPolicy | Failure)
+    assert isinstance(Waited(one, 1.0).policy_id("a.example"), NoPolicy | Failure)
     assert len(Process.all) == 1
 
 
@@ -198,7 +212,7 @@ def test_what_is_counted_is_counted_once(several):
     one = several(1)
     Process.all[0].answers.set()
     Process.all[0].losses = 3
-    one.lookups(1.0).policy_id("a.example")
+    Waited(one, 1.0).policy_id("a.example")
     assert sum(one.endings.read().values()) == 1
     assert sum(sum(seconds.read()[0]) for seconds in one.seconds.values()) == 1
     assert one.losses == 3
@@ -225,7 +239,7 @@ def test_record_and_policy_are_counted_each_though_asked_for_at_once(several, re
     one = several(1)
     Process.all[0].answers.set()
     Process.all[0].result = result
-    assert one.lookups(1.0).resolve("a.example", "1") == result
+    assert Waited(one, 1.0).resolve("a.example", "1") == result
     assert {kind for kind, number in one.endings.read().items() if number} == set(ended)
     assert sum(one.endings.read().values()) == len(ended)
     counted = {what: sum(seconds.read()[0]) for what, seconds in one.seconds.items()}

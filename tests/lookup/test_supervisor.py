@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import re
 import resource
 import signal
@@ -25,9 +26,9 @@ import pytest
 
 import stsresolver
 from stsresolver import Resolver
-from stsresolver.lookup import supervisor
-from stsresolver.lookup.child import _answer
-from stsresolver.lookup.messages import FETCH, MAX_MESSAGE, RESOLVE, read, read_result, write
+from stsresolver.lookup import backoff, questions, supervisor
+from stsresolver.lookup.child import Child
+from stsresolver.lookup.messages import MAX_MESSAGE, read, read_result, write
 from stsresolver.lookup.supervisor import ResolverProcess, StartError
 from stsresolver.mta_sts.policy import MAX_POLICY_SIZE, Policy, parse_policy
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
@@ -35,6 +36,7 @@ from tests.support.authority import Authority
 from tests.support.hostile_dns import NameServer, addresses, after, code, nodata, txt
 from tests.support.hostile_https import PolicyHost, head, page, raw
 from tests.support.socketmap_client import wait_for
+from tests.support.waited import Waited
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 2.0
@@ -122,8 +124,8 @@ def process(caplog) -> Iterator[Callable[..., ResolverProcess]]:
     before = children()
     running: list[ResolverProcess] = []
 
-    def begin(settings: dict[str, object] | None = None, *, workers: int = 4) -> ResolverProcess:
-        one = ResolverProcess(workers, settings or {})
+    def begin(settings: dict[str, object] | None = None) -> ResolverProcess:
+        one = ResolverProcess(settings or {})
         running.append(one)
         one.start()
         return one
@@ -152,8 +154,11 @@ def say(*message):
     daemon.send(json.dumps(message).encode())
 def hello():
     say(0, "hello", {stsresolver.__version__!r})
+packet = []
 def asked():
-    return json.loads(daemon.recv({MAX_MESSAGE}) or b"null") or os._exit(0)
+    if not packet:
+        packet.extend((daemon.recv({MAX_MESSAGE}) or b"null").split(b"\\n"))
+    return json.loads(packet.pop(0)) or os._exit(0)
 {program}
 """
 
@@ -163,7 +168,7 @@ def asked():
             command = [sys.executable, "-P", file]
             return subprocess.Popen(command, stdin=theirs.fileno(), process_group=0)
 
-        monkeypatch.setattr(supervisor, "_spawn", spawn)
+        monkeypatch.setattr(supervisor, "spawn", spawn)
 
     return begin
 
@@ -223,7 +228,7 @@ def state(pid: int) -> str:
 
 def ready(process: ResolverProcess) -> int:
     """Wait until the process listens, and return its id."""
-    wait_for(lambda: process._child is not None and process._child.ready, "its first word")
+    wait_for(lambda: process.ready, "its first word")
     return pid_of(process)
 
 
@@ -267,7 +272,7 @@ RESOLVED = [
 
 def test_what_is_found_is_what_the_library_finds(served, process):
     library = Resolver(TIMEOUT, **served.settings)
-    lookups = process(served.settings).lookups(TIMEOUT)
+    lookups = Waited(process(served.settings), TIMEOUT)
     for domain, kind in RECORDS.items():
         expected = library.policy_id(domain)
         assert isinstance(expected, kind), expected
@@ -283,51 +288,46 @@ def test_what_is_found_is_what_the_library_finds(served, process):
 
 
 def test_the_largest_policy(served, process):
-    policy = process(served.settings).lookups(TIMEOUT).fetch("1.example")
+    policy = Waited(process(served.settings), TIMEOUT).fetch("1.example")
     assert isinstance(policy, Policy), policy
     assert len(policy.body.encode()) >= MAX_POLICY_SIZE - 100
 
 
-@pytest.mark.parametrize(("what", "policy_id"), [(RESOLVE, "1"), (FETCH, "")])
-def test_a_policy_that_the_socket_cannot_take_is_a_failure_of_the_fetch(what, policy_id):
-    policy = parse_policy(LARGE)
-
-    class Resolver:
-        def resolve(self, domain, *known_ids):
-            return Found(policy, "1")
-
-        def fetch(self, domain):
-            return policy
-
-    daemon, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with daemon, child:
-        child.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        _answer(child, lambda timeout: Resolver(), write(7, what, "example.com", TIMEOUT))
+@pytest.mark.parametrize(
+    ("result", "policy_id"), [(Found(parse_policy(LARGE), "1"), "1"), (parse_policy(LARGE), "")]
+)
+def test_a_policy_that_the_socket_cannot_take_is_a_failure_of_the_fetch(result, policy_id):
+    daemon, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with daemon, theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        one = Child(theirs, lambda timeout: Resolver(), 1)
+        one._done(7, result)
+        one._send()
         number, *said = read(daemon.recv(MAX_MESSAGE))
     result = read_result(*said)
     assert (number, result.cause, result.id) == (7, Cause.SIZE, policy_id)
 
 
 def test_many_lookups_at_once_are_not_mixed_up(served, process):
-    lookups = process(served.settings, workers=8).lookups(TIMEOUT)
+    lookups = Waited(process(served.settings), TIMEOUT)
     with ThreadPoolExecutor(16) as threads:
         domains = [f"{n % (4 * NAMES)}.example" for n in range(200)]
         assert list(threads.map(lookups.policy_id, domains)) == [d.split(".")[0] for d in domains]
 
 
 def test_lookups_run_side_by_side(served, process):
-    one = process(served.settings, workers=NAMES)
+    one = process(served.settings)
     ready(one)
     started = time.monotonic()
     with ThreadPoolExecutor(NAMES) as threads:
-        found = list(threads.map(one.lookups(TIMEOUT).policy_id, ["slow.example"] * NAMES))
+        found = list(threads.map(Waited(one, TIMEOUT).policy_id, ["slow.example"] * NAMES))
     assert found == ["slow"] * NAMES
     assert time.monotonic() - started < 0.3 * NAMES, "one after the other would take this long"
 
 
 def test_the_name_servers_are_read_again_when_they_change(served, process):
     served.resolv_conf.write_text("nameserver 127.0.0.2\n")
-    lookups = process(served.settings).lookups(TIMEOUT)
+    lookups = Waited(process(served.settings), TIMEOUT)
     assert isinstance(lookups.policy_id("example.com"), Failure)
     served.resolv_conf.write_text("nameserver 127.0.0.1\n")
     wait_for(lambda: lookups.policy_id("example.com") == "1", "the change to be seen")
@@ -339,7 +339,7 @@ def test_the_certificates_are_read_again_when_they_change(served, process, monke
     store.write_bytes(Authority(tmp_path / "other").bundle.read_bytes())
     trusted = Path(os.environ["SSL_CERT_FILE"]).read_bytes()
     monkeypatch.setenv("SSL_CERT_FILE", str(store))
-    lookups = process(served.settings).lookups(TIMEOUT)
+    lookups = Waited(process(served.settings), TIMEOUT)
     assert lookups.fetch("example.com").cause is Cause.CERTIFICATE
     store.write_bytes(trusted)
     wait_for(lambda: isinstance(lookups.fetch("example.com"), Policy), "the change to be seen")
@@ -347,7 +347,7 @@ def test_the_certificates_are_read_again_when_they_change(served, process, monke
 
 def test_lines_of_its_log_arrive_as_one_record_each(served, process, caplog):
     served.resolv_conf.unlink()
-    process(served.settings).lookups(TIMEOUT).policy_id("example.com")
+    Waited(process(served.settings), TIMEOUT).policy_id("example.com")
     path = re.escape(str(served.resolv_conf))
     line = re.compile(f"{path} cannot be read, .*: No such file.*")
     assert any(line.fullmatch(record.getMessage()) for record in caplog.records)
@@ -360,7 +360,7 @@ def test_its_level_is_the_daemons(served, process, caplog):
     caplog.clear()
     caplog.set_level(logging.ERROR, "stsresolver")
     served.resolv_conf.unlink()
-    assert process(served.settings).lookups(TIMEOUT).policy_id("example.com") == "1"
+    assert Waited(process(served.settings), TIMEOUT).policy_id("example.com") == "1"
     assert caplog.records == [], "a file that is missing is a warning"
 
 
@@ -399,7 +399,7 @@ def test_it_imports_nothing_from_where_it_is_started(served, process, tmp_path, 
     (tmp_path / "stsresolver").mkdir()
     (tmp_path / "stsresolver" / "__init__.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
-    assert process(served.settings).lookups(TIMEOUT).policy_id("example.com") == "1"
+    assert Waited(process(served.settings), TIMEOUT).policy_id("example.com") == "1"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
@@ -408,7 +408,7 @@ def test_signals_are_for_the_daemon(served, process, number):
     pid = ready(one)
     assert os.getpgid(pid) == pid, "a terminal's signals do not even reach it"
     os.kill(pid, number)
-    assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
+    assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
     assert one.pid == pid
 
 
@@ -417,14 +417,15 @@ def test_a_lookup_that_wants_too_much_memory_fails_alone(served, process, child)
         IN_PLACE
         + """
 class Resolver(child.Resolver):
-    def fetch(self, domain):
+    def steps_of_fetch(self, domain):
         return bytearray(1 << 32)
+        yield
 child.Resolver = Resolver
 child.main()
 """
     )
     one = process(served.settings)
-    lookups = one.lookups(TIMEOUT)
+    lookups = Waited(one, TIMEOUT)
     result = lookups.fetch("example.com")
     pid = one.pid
     assert result == Failure(Cause.PROCESS, "MemoryError: ")
@@ -436,72 +437,58 @@ child.main()
 
 
 def test_killed_while_lookups_are_under_way(served, process, caplog):
-    one = process(served.settings, workers=NAMES)
+    one = process(served.settings)
     pid = ready(one)
     served.dns.zone["_mta-sts.slow.example TXT"] = after(0.5, txt("v=STSv1; id=slow"))
     with ThreadPoolExecutor(NAMES) as threads:
-        found = [threads.submit(one.lookups(TIMEOUT).policy_id, "slow.example")] * NAMES
+        found = [threads.submit(Waited(one, TIMEOUT).policy_id, "slow.example")] * NAMES
         wait_for(lambda: served.dns.asked("_mta-sts.slow.example", "TXT"), "the lookups to begin")
         os.kill(pid, signal.SIGKILL)
         assert [future.result() for future in found] == ["slow"] * NAMES
     assert one.pid != pid
-    assert errors(caplog) == ["the resolver process ended, signal 9: another is started"]
+    assert errors(caplog) == ["the resolver process ended, signal 9: starting another"]
 
 
-class Waiting:
-    """Stands for a thread that waits for an answer, and goes as soon as it is woken."""
-
-    def __init__(self, process: ResolverProcess, number: int) -> None:
-        self.messages: list[bytes | None] = []
-        self._asked = process._asked
-        self._number = number
-        self._asked[number] = self
-
-    def put(self, message: bytes | None) -> None:
-        self.messages.append(message)
-        self._asked.pop(self._number, None)
-
-
-def test_many_that_wait_are_all_woken(process, child, caplog):
-    """Those who are woken first, and go, do not stop the waking of the others."""
-    child("hello()\nasked()")
+def test_all_that_wait_are_answered_though_one_callback_fails(process, child, caplog):
+    child("hello()\nasked()\nos._exit(3)")
     one = process()
-    pid = ready(one)
-    waiting = [Waiting(one, number) for number in range(100, 200)]
-    os.kill(pid, signal.SIGKILL)
-    wait_for(logged(caplog, "another is started"), "its end")
-    assert [each.messages for each in waiting] == [[None]] * 100
+    ready(one)
+    results = queue.SimpleQueue()
+
+    def broken(result):
+        raise RuntimeError("a bug of the caller")
+
+    for done in (broken, *[results.put] * 20):
+        one.ask("policy id", "example.com", TIMEOUT, (), done)
+    one.flush()
+    found = [results.get(timeout=30) for _ in range(20)]
+    assert {result.cause for result in found} == {Cause.PROCESS}
+    assert logged(caplog, "internal error after a lookup")()
+    caplog.clear()
 
 
-def test_no_second_answer_is_kept(process, child, caplog):
+def test_no_second_answer_is_taken(process, child, caplog):
     child("""
 hello()
-(number,) = asked()
-for _ in range(3):
-    say(number, "id", "1")
+number, *_ = asked()
+for answer in "123":
+    say(number, "id", answer)
 say(0, "log", 40, "", "that was all")
 asked()
 """)
     one = process()
-    ready(one)
-    answers: list[bytes] = []
-
-    class Slow(Waiting):
-        def put(self, message: bytes | None) -> None:
-            answers.append(message)
-
-    Slow(one, 500)
-    one._child.socket.send(b"[500]")
+    answers = []
+    one.ask("policy id", "example.com", TIMEOUT, (), answers.append)
     wait_for(logged(caplog, "that was all"), "the end")
-    assert len(answers) == 1
+    assert answers == ["1"]
 
 
 def test_killed_again_and_again(served, process, caplog, monkeypatch):
-    monkeypatch.setattr(supervisor, "_PAUSE", 0.05)
-    monkeypatch.setattr(supervisor, "_MAX_PAUSE", 0.8)
+    monkeypatch.setattr(backoff, "FIRST", 0.05)
+    monkeypatch.setattr(backoff, "LONGEST", 0.8)
     monkeypatch.setattr(supervisor, "_WAIT", 0.05)
     one = process(served.settings)
-    lookups = one.lookups(TIMEOUT)
+    lookups = Waited(one, TIMEOUT)
     starts = []
     for _ in range(5):
         os.kill(pid_of(one), signal.SIGKILL)
@@ -516,12 +503,12 @@ def test_killed_again_and_again(served, process, caplog, monkeypatch):
 
 
 def test_one_that_lived_for_long_is_replaced_at_once(served, process, monkeypatch):
-    monkeypatch.setattr(supervisor, "_PAUSE", 30.0)
-    monkeypatch.setattr(supervisor, "_LONG", 0.0)
+    monkeypatch.setattr(backoff, "FIRST", 30.0)
+    monkeypatch.setattr(backoff, "WELL", 0.0)
     one = process(served.settings)
     for _ in range(2):
         os.kill(ready(one), signal.SIGKILL)
-        assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
+        assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
 
 
 def test_stopped(served, process, caplog, monkeypatch):
@@ -531,15 +518,15 @@ def test_stopped(served, process, caplog, monkeypatch):
     os.kill(pid, signal.SIGSTOP)
     started = time.monotonic()
     with ThreadPoolExecutor(NAMES) as threads:
-        found = set(threads.map(one.lookups(0.3).policy_id, ["example.com"] * NAMES))
+        found = set(threads.map(Waited(one, 0.3).policy_id, ["example.com"] * NAMES))
     assert time.monotonic() - started < 5.0
     assert Failure(Cause.PROCESS, "it does not answer") in found
     assert found <= {Failure(Cause.PROCESS, "it does not answer"), "1"}
-    assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
+    assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
     assert state(pid) == "", "killed and reaped"
     assert errors(caplog) == [
-        "the resolver process hangs: it is killed",
-        "the resolver process ended, signal 9: another is started",
+        "killing the resolver process: it hangs",
+        "the resolver process ended, signal 9: starting another",
     ], "told once, whoever waited"
 
 
@@ -554,7 +541,7 @@ while True:
 """)
     one = process()
     pid = ready(one)
-    lookups = one.lookups(0.4)
+    lookups = Waited(one, 0.4)
     with ThreadPoolExecutor(1) as threads:
         never = threads.submit(lookups.policy_id, "never.example")
         while not never.done():
@@ -569,72 +556,29 @@ def test_one_that_does_not_get_ready(process, child, caplog, monkeypatch):
     child("time.sleep(60)")
     one = process()
     pid = pid_of(one)
-    lookups = one.lookups(0.1)
+    lookups = Waited(one, 0.1)
     started = time.monotonic()
     assert lookups.fetch("example.com") == Failure(Cause.PROCESS, "it does not answer")
     assert time.monotonic() - started < 1.0, "a lookup does not wait for the start"
     assert one.pid == pid, "which may take some time"
     wait_for(lambda: lookups.fetch("example.com") and one.pid != pid, "another one")
-    assert errors(caplog)[0] == "the resolver process hangs: it is killed"
+    assert errors(caplog)[0] == "killing the resolver process: it hangs"
 
 
-def test_no_thread_for_another_lookup(served, process, child, caplog):
-    child(
-        IN_PLACE
-        + """
-import threading
-real = threading.Thread.start
-started = []
-def start(self):
-    started.append(self)
-    if len(started) > 1:
-        raise RuntimeError("can't start new thread")
-    real(self)
-threading.Thread.start = start
-child.main()
-"""
-    )
-    one = process(served.settings)
-    pid = ready(one)
-    with ThreadPoolExecutor(3) as threads:
-        found = list(threads.map(one.lookups(TIMEOUT).policy_id, ["slow.example"] * 3))
-    assert found == ["slow"] * 3, "one after the other"
-    assert one.pid == pid
-    assert logged(caplog, "no thread for another lookup: can't start new thread")()
-
-
-def spawned(served: Served, workers: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def spawned(served: Served) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Return the real program and the daemon's end of its socket, the first word said."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        process = supervisor._spawn(theirs)
-    settings = {"workers": workers, "resolver": served.settings, "level": logging.ERROR}
+        process = supervisor.spawn(theirs)
+    settings = {"resolver": served.settings, "level": logging.ERROR}
     ours.send(write(0, "hello", settings))
     assert read(ours.recv(MAX_MESSAGE))[1] == "hello"
     return process, ours
 
 
-def tasks(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/task"))
-
-
-def test_as_many_threads_as_lookups_and_one_more(served, process):
-    one = process(served.settings, workers=3)
-    lookups = one.lookups(TIMEOUT)
-    pid = ready(one)
-    assert tasks(pid) == 1
-    for _ in range(10):
-        assert lookups.policy_id("example.com") == "1"
-    assert tasks(pid) == 2, "one after the other"
-    with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(lookups.policy_id, ["slow.example"] * 8)) == ["slow"] * 8
-    assert tasks(pid) == 4, "as many as there are workers, whatever is asked"
-
-
-def test_it_ends_while_all_its_workers_are_busy(served):
-    """One thread more than lookups is there to see it."""
+def test_it_ends_while_lookups_are_under_way(served):
     served.dns.zone["_mta-sts.slow.example TXT"] = after(6.0, txt("v=STSv1; id=slow"))
-    process, ours = spawned(served, workers=2)
+    process, ours = spawned(served)
     with ours:
         for number in 1, 2:
             ours.send(supervisor.write(number, "policy id", "slow.example", 30.0))
@@ -644,32 +588,20 @@ def test_it_ends_while_all_its_workers_are_busy(served):
 
 
 def test_a_bug_outside_of_a_lookup_ends_it(served, process, child, caplog, monkeypatch):
-    """A thread that ended alone would leave the others waiting for their turns."""
-    monkeypatch.setattr(supervisor, "_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "FIRST", 0.05)
     child(
         IN_PLACE
         + """
-import threading
-real = child._answer
 def bug(*arguments):
-    if threading.current_thread() is threading.main_thread():
-        return real(*arguments)
     raise MemoryError
-child._answer = child.log.exception = bug
+child.write_result = child.log.exception = bug
 child.main()
 """
     )
     one = process(served.settings)
-    lookups = one.lookups(TIMEOUT)
     ready(one)
-    started = time.monotonic()
-    with ThreadPoolExecutor(1) as threads:
-        slow = threads.submit(lookups.policy_id, "slow.example")
-        wait_for(lambda: served.dns.asked("_mta-sts.slow.example", "TXT"), "a lookup")
-        lookups.policy_id("example.com")
-        slow.result()
-    assert time.monotonic() - started < TIMEOUT, "it does not hang"
-    assert "the resolver process ended, exit status 1: another is started" in errors(caplog)
+    assert Waited(one, TIMEOUT).policy_id("example.com") == Failure(Cause.PROCESS)
+    assert "the resolver process ended, exit status 1: starting another" in errors(caplog)
 
 
 def test_stopped_with_its_socket_full(process, child, caplog, monkeypatch):
@@ -677,27 +609,25 @@ def test_stopped_with_its_socket_full(process, child, caplog, monkeypatch):
     child("hello()\nimport signal\nsignal.pause()")
     one = process()
     pid = ready(one)
-    one._child.socket.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
             one._child.socket.send(b"[0]" + b" " * 50_000)
-    one._child.socket.setblocking(True)
-    started = time.monotonic()
-    assert one._exchange("policy id", "example.com", 5.0) is None
-    assert time.monotonic() - started < 5.0, "it is not waited for when it does not even read"
-    wait_for(lambda: state(pid) == "", "its end")
-    assert errors(caplog)[0] == "the resolver process hangs: it is killed"
+    one.ask("policy id", "example.com", 50.0, (), lambda result: None)
+    one.flush()
+    wait_for(lambda: state(pid) == "", "its end, though the time of the lookup is not over")
+    assert errors(caplog)[0] == "killing the resolver process: it hangs"
 
 
 def test_it_ends_with_the_daemon(served, tmp_path):
     program = f"""
 import logging, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from stsresolver.lookup.supervisor import ResolverProcess, StartError
-one = ResolverProcess(2, {served.settings!r})
+from stsresolver.lookup.supervisor import ResolverProcess
+from tests.support.waited import Waited
+one = ResolverProcess({served.settings!r})
 one.start()
-print(one.lookups(4.0).policy_id("example.com"), one.pid, flush=True)
-one.lookups(30.0).policy_id("slow.example")
+print(Waited(one, 4.0).policy_id("example.com"), one.pid, flush=True)
+Waited(one, 30.0).policy_id("slow.example")
 time.sleep(60)
 """
     served.dns.zone["_mta-sts.slow.example TXT"] = after(5.0, txt("v=STSv1; id=slow"))
@@ -717,7 +647,7 @@ time.sleep(60)
 
 def test_it_ends_with_the_daemon_that_has_not_read_everything(served):
     """What is unread turns the end of the connection into a reset."""
-    process, ours = spawned(served, workers=1)
+    process, ours = spawned(served)
     with ours:
         ours.send(supervisor.write(1, "policy id", "example.com", TIMEOUT))
         ours.send(supervisor.write(2, "policy id", "slow.example", TIMEOUT))
@@ -731,7 +661,7 @@ def test_it_ends_with_the_daemon_that_has_not_read_everything(served):
 def test_a_first_start_that_fails(served, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(StartError, match=r"cannot be started: .*'/nonexistent/python'"):
-        ResolverProcess(2, served.settings).start()
+        ResolverProcess(served.settings).start()
 
 
 def test_a_first_start_without_a_thread(served, monkeypatch):
@@ -741,27 +671,27 @@ def test_a_first_start_without_a_thread(served, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(StartError, match="cannot be started: can't start new thread"):
-            ResolverProcess(2, served.settings).start()
+            ResolverProcess(served.settings).start()
 
 
 def test_a_first_start_of_a_link_that_leads_nowhere(served, monkeypatch, tmp_path):
     (tmp_path / "python3").symlink_to(tmp_path / "no-python")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
     with pytest.raises(StartError, match=r"python3' -> '.*/no-python'$"):
-        ResolverProcess(2, served.settings).start()
+        ResolverProcess(served.settings).start()
 
 
 def test_a_later_start_that_fails(served, process, caplog, monkeypatch):
-    monkeypatch.setattr(supervisor, "_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "FIRST", 0.05)
     monkeypatch.setattr(supervisor, "_WAIT", 0.05)
     one = process(served.settings)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/nonexistent/python")
         os.kill(ready(one), signal.SIGKILL)
         wait_for(logged(caplog, "cannot be started"), "a word about it")
-        assert one.lookups(TIMEOUT).fetch("example.com").cause is Cause.PROCESS
+        assert Waited(one, TIMEOUT).fetch("example.com").cause is Cause.PROCESS
     wait_for(lambda: one.pid is not None, "a start that works")
-    assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
+    assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
     assert "No such file or directory: '/nonexistent/python'" in errors(caplog)[1]
 
 
@@ -772,7 +702,7 @@ def test_a_program_that_cannot_run(process, child, caplog):
     one.close()
     assert errors(caplog)[0] == (
         "the resolver process ended before it was ready (standard error may say why),"
-        " exit status 1: another is started"
+        " exit status 1: starting another"
     )
 
 
@@ -796,7 +726,7 @@ def test_out_of_descriptors(served, process, caplog):
         for fd in taken:
             os.close(fd)
     pid_of(one)
-    assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
+    assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
 
 
 def test_another_version_is_told(process, child, caplog):
@@ -816,7 +746,7 @@ while True:
     for answer in "1", "2", "3":
         say(number, "id", answer)
 """)
-    lookups = process().lookups(TIMEOUT)
+    lookups = Waited(process(), TIMEOUT)
     assert [lookups.policy_id("example.com") for _ in range(50)] == ["1"] * 50
 
 
@@ -831,7 +761,7 @@ for wrong in b'[00,"id","evil"]', b"[" + b"9" * 200_000, b"9" * 300_000:
 say(number, "id", "good")
 asked()
 """)
-    assert process().lookups(TIMEOUT).policy_id("example.com") == "good"
+    assert Waited(process(), TIMEOUT).policy_id("example.com") == "good"
 
 
 @pytest.mark.parametrize(
@@ -848,13 +778,13 @@ asked()
 def test_an_answer_that_cannot_be(process, child, caplog, answer):
     child(f"hello()\nwhile True:\n    say(asked()[0], {answer})")
     one = process()
-    lookups = one.lookups(TIMEOUT)
+    lookups = Waited(one, TIMEOUT)
     for look_up in lookups.policy_id, lookups.fetch, lookups.resolve:
         result = look_up("example.com")
         assert isinstance(result, Failure), result
         assert result.cause is Cause.PROCESS
     assert len(errors(caplog)) == 3
-    assert "says what cannot be" in errors(caplog)[0]
+    assert "invalid message from the resolver process" in errors(caplog)[0]
 
 
 def test_an_answer_to_another_question(process, child, caplog):
@@ -865,12 +795,12 @@ while True:
     number, what, *_ = asked()
     say(number, *(("policy", policy) if what == "policy id" else ("id", "1")))
 """)
-    lookups = process().lookups(TIMEOUT)
+    lookups = Waited(process(), TIMEOUT)
     answer = Failure(Cause.PROCESS, "it answered another question")
     assert lookups.policy_id("example.com") == answer
     assert lookups.fetch("example.com") == answer
     assert lookups.resolve("example.com") == answer
-    assert all("answers another question" in line for line in errors(caplog))
+    assert all("answered another question" in line for line in errors(caplog))
 
 
 @pytest.mark.parametrize(
@@ -890,10 +820,10 @@ while True:
 )
 def test_a_resolved_policy_that_makes_no_sense(process, child, caplog, answer, why):
     child(f"hello()\nwhile True:\n    say(asked()[0], *{answer!r})")
-    result = process().lookups(TIMEOUT).resolve("example.com", "1", "2")
+    result = Waited(process(), TIMEOUT).resolve("example.com", "1", "2")
     assert result == Failure(Cause.PROCESS, "it answered another question"), why
     (line,) = errors(caplog)
-    assert "answers another question" in line
+    assert "answered another question" in line
 
 
 def test_a_resolved_policy_has_the_time_of_dns_and_https(process, child, monkeypatch):
@@ -907,8 +837,8 @@ while True:
 """)
     one = process()
     ready(one)
-    assert one.lookups(0.7).resolve("example.com", "1") == NotChanged("1")
-    assert one.lookups(0.1).resolve("example.com", "1") == Failure(
+    assert Waited(one, 0.7).resolve("example.com", "1") == NotChanged("1")
+    assert Waited(one, 0.1).resolve("example.com", "1") == Failure(
         Cause.PROCESS, "it does not answer"
     )
 
@@ -938,11 +868,11 @@ def test_garbage(process, child, caplog, monkeypatch, garbage, why):
     child(f"hello()\nasked()\ndaemon.send({garbage!r})\ntime.sleep(60)")
     one = process()
     pid = ready(one)
-    result = one.lookups(TIMEOUT).policy_id("example.com")
+    result = Waited(one, TIMEOUT).policy_id("example.com")
     assert result == Failure(Cause.PROCESS, "there is none just now"), why
     wait_for(lambda: state(pid) == "", "its end")
-    wait_for(logged(caplog, "another is started"), "a word about it")
-    said = [line for line in errors(caplog) if "says what cannot be" in line]
+    wait_for(logged(caplog, "starting another"), "a word about it")
+    said = [line for line in errors(caplog) if "invalid message from the resolver process" in line]
     assert len(said) == (0 if garbage == b"" else 1)
 
 
@@ -968,7 +898,7 @@ for _ in range(20_000):
 say(*asked()[:1], "id", "2")
 asked()
 """)
-    lookups = process().lookups(20.0)
+    lookups = Waited(process(), 20.0)
     before = resident()
     assert lookups.policy_id("example.com") == "1"
     assert lookups.policy_id("example.com") == "2"
@@ -984,7 +914,7 @@ def resident() -> int:
 
 
 def test_close_without_a_start():
-    ResolverProcess(1, {}).close()
+    ResolverProcess({}).close()
 
 
 def test_closed_twice(process):
@@ -999,7 +929,7 @@ def test_close_at_any_moment(served, process, pause):
     """Before there is a child, while it loads, and when it works."""
     one = process(served.settings)
     with ThreadPoolExecutor(4) as threads:
-        found = [threads.submit(one.lookups(TIMEOUT).policy_id, "slow.example") for _ in range(4)]
+        found = [threads.submit(Waited(one, TIMEOUT).policy_id, "slow.example") for _ in range(4)]
         threading.Event().wait(pause)
         started = time.monotonic()
         one.close()
@@ -1007,7 +937,7 @@ def test_close_at_any_moment(served, process, pause):
         for future in found:
             result = future.result(5)
             assert result == "slow" or result.cause is Cause.PROCESS
-    assert one.lookups(TIMEOUT).fetch("example.com").cause is Cause.PROCESS
+    assert Waited(one, TIMEOUT).fetch("example.com").cause is Cause.PROCESS
 
 
 def test_close_ends_one_that_does_not_listen(process, child, monkeypatch):
@@ -1020,15 +950,15 @@ def test_close_ends_one_that_does_not_listen(process, child, monkeypatch):
 
 
 def test_close_while_it_pauses(process, child, caplog, monkeypatch):
-    monkeypatch.setattr(supervisor, "_PAUSE", 30.0)
+    monkeypatch.setattr(backoff, "FIRST", 30.0)
     monkeypatch.setattr(supervisor, "_WAIT", 30.0)
     child("os._exit(3)")
     one = process()
     wait_for(logged(caplog, "exit status 3"), "its end")
     started = time.monotonic()
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(one.lookups(TIMEOUT).policy_id, "example.com")
-        wait_for(lambda: one._lock._waiters, "a lookup that waits for a process")
+        waiting = threads.submit(Waited(one, TIMEOUT).policy_id, "example.com")
+        wait_for(lambda: one.under_way, "a lookup that waits for a process")
         one.close()
         assert waiting.result().cause is Cause.PROCESS
     assert time.monotonic() - started < 5.0
@@ -1040,33 +970,34 @@ def test_close_while_it_pauses(process, child, caplog, monkeypatch):
 def test_other_settings_take_over_what_is_under_way(served, process, caplog):
     one = process(served.settings)
     pid = ready(one)
+    other = served.settings | {"proxy": {"host": "127.0.0.1", "port": 9}}
     with ThreadPoolExecutor(4) as threads:
-        found = [threads.submit(one.lookups(TIMEOUT).policy_id, "slow.example") for _ in range(4)]
+        found = [threads.submit(Waited(one, TIMEOUT).policy_id, "slow.example") for _ in range(4)]
         wait_for(lambda: served.dns.asked("_mta-sts.slow.example", "TXT"), "the lookups to begin")
-        one.change(8, served.settings)
+        one.change(other)
         assert [future.result() for future in found] == ["slow"] * 4
     assert one.pid != pid
     assert errors(caplog) == []
     pid = one.pid
-    one.change(8, served.settings)
-    assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
+    one.change(other)
+    assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
     assert one.pid == pid, "the same settings change nothing"
 
 
 def test_one_with_other_settings_follows_at_once(served, process, monkeypatch):
     """A reload is no failure: nothing is lost, however many there are."""
-    monkeypatch.setattr(supervisor, "_PAUSE", 30.0)
+    monkeypatch.setattr(backoff, "FIRST", 30.0)
     one = process(served.settings)
-    for workers in (8, 9, 10):
+    for port in (8, 9, 10):
         ready(one)
-        one.change(workers, served.settings)
-        assert one.lookups(TIMEOUT).policy_id("example.com") == "1"
+        one.change(served.settings | {"proxy": {"host": "127.0.0.1", "port": port}})
+        assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
 
 
-# What has 1 worker answers nothing, and is slow to see that it is told to end.
+# What has the number 1 answers nothing, and is slow to see that it is told to end.
 STUBBORN = """
 import signal
-one = json.loads(settings)[2]["workers"] == 1
+one = json.loads(settings)[2]["resolver"]["number"] == 1
 if one and not early:
     hello()
 while one:
@@ -1080,12 +1011,12 @@ while True:
 @pytest.mark.parametrize("early", [False, True], ids=["at work", "still loading"])
 def test_one_that_does_not_end_is_not_waited_for(process, child, caplog, early):
     child(f"early = {early}\n{STUBBORN}")
-    one = process(workers=1)
+    one = process({"number": 1})
     pid = pid_of(one)
     with ThreadPoolExecutor(1) as threads:
-        found = threads.submit(one.lookups(TIMEOUT).policy_id, "example.com")
+        found = threads.submit(Waited(one, TIMEOUT).policy_id, "example.com")
         wait_for(lambda: one.under_way, "the lookup")
-        one.change(2, {})
+        one.change({"number": 2})
         assert found.result() == "new"
     assert one.pid != pid
     assert one.losses == 0
@@ -1104,11 +1035,12 @@ while True:
     say(asked()[0], "id", "new")
 """)
     monkeypatch.setattr(supervisor, "MAX_MESSAGE", 10_000)
+    monkeypatch.setattr(questions, "MAX_MESSAGE", 200)
     # However busy this machine is.
     monkeypatch.setattr(supervisor, "_FULL", 30)
-    one = process(workers=200)
+    one = process()
     with ThreadPoolExecutor(200) as threads:
-        found = threads.map(one.lookups(TIMEOUT).policy_id, ("example.com",) * 200)
+        found = threads.map(Waited(one, TIMEOUT).policy_id, ("example.com",) * 200)
         wait_for(lambda: one.under_way == 200, "all questions")
         loaded.touch()
         assert list(found) == ["new"] * 200
@@ -1117,10 +1049,10 @@ while True:
 
 def test_questions_that_wait_for_its_first_word_are_under_way(process, child):
     child("asked()")
-    one = process(workers=4)
+    one = process()
     with ThreadPoolExecutor(4) as threads:
         for _ in range(4):
-            threads.submit(one.lookups(TIMEOUT).policy_id, "example.com")
+            threads.submit(Waited(one, TIMEOUT).policy_id, "example.com")
         wait_for(lambda: one.under_way == 4, "the lookups to be counted")
         one.close()
     assert one.under_way == 0
@@ -1137,10 +1069,11 @@ import signal
 signal.pause()
 """)
     monkeypatch.setattr(supervisor, "MAX_MESSAGE", 3_000)
-    one = process(workers=90)
+    monkeypatch.setattr(questions, "MAX_MESSAGE", 60)
+    one = process()
     ready(one)
     with ThreadPoolExecutor(90) as threads:
-        found = list(threads.map(one.lookups(0.5).policy_id, ("example.com",) * 90))
+        found = list(threads.map(Waited(one, 0.5).policy_id, ("example.com",) * 90))
     assert {type(each) for each in found} <= {str, Failure}
 
 
@@ -1150,8 +1083,8 @@ def test_one_that_ended_before_it_was_told_anything_is_one_loss(process, caplog,
         os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
         return started
 
-    monkeypatch.setattr(supervisor, "_spawn", spawn)
-    monkeypatch.setattr(supervisor, "_PAUSE", 30.0)
+    monkeypatch.setattr(supervisor, "spawn", spawn)
+    monkeypatch.setattr(backoff, "FIRST", 30.0)
     one = process()
     wait_for(lambda: one.losses, "its end")
     one.close()
@@ -1162,5 +1095,5 @@ def test_one_that_ends_of_itself_is_an_error(process, child, caplog):
     child("hello()\nasked()\nos._exit(0)")
     one = process()
     ready(one)
-    one._exchange("policy id", "example.com", TIMEOUT)
+    Waited(one, TIMEOUT).policy_id("example.com")
     wait_for(logged(caplog, "ended, exit status 0"), "a word about it")

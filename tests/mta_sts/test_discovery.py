@@ -67,6 +67,43 @@ def resolv_conf(tmp_path) -> Path:
     return write(tmp_path / "resolv.conf", "127.0.0.1")
 
 
+@pytest.mark.requirement(
+    {
+        "not ASCII": "TXT-8",
+        "records of other kinds": "TXT-9",
+        "two records": "TXT-9",
+        "one of two malformed": "TXT-9",
+        "malformed": "TXT-11",
+        "strings are joined without a space": "TXT-12",
+        "255 strings": "TXT-12",
+        "empty strings between": "TXT-12",
+        "alias": "TXT-13",
+        "eight aliases": "TXT-13",
+        "no such name": "DNS-1",
+        "no TXT at the name": "DNS-1",
+        "alias of no such name": "DNS-1",
+        "alias of a name without TXT": "DNS-1",
+        "an alias, and a referral": "DNS-2",
+        "SOA that lives shorter than its minimum": "DNS-3",
+        "SOA whose minimum is shorter": "DNS-3",
+        "no such name, no SOA": "DNS-3",
+        "SERVFAIL": "DNS-5",
+        "REFUSED": "DNS-5",
+        "alias that fails": "DNS-5",
+        "truncated, forged id over TCP": "DNS-6",
+        "a record of another name does not count": "DNS-7",
+        "nor beside ours": "DNS-7",
+        "truncated, whole over TCP": "DNS-8",
+        "truncated, nothing over TCP": "DNS-8",
+        "over TCP byte by byte, in time": "DNS-8",
+        "201 records: too many to be read": "DNS-9",
+        "40 records, one of them ours": "DNS-9",
+        "a datagram is lost": "DNS-17",
+        "the same record twice in an answer": "DNS-18",
+        "YXDOMAIN": "LIB-4",
+        "no TXT, no SOA": "LIB-4",
+    }
+)
 @pytest.mark.parametrize(("behaviour", "expected"), ANSWERS)
 def test_answer(resolv_conf, behaviour, expected):
     with NameServer({RECORD: behaviour}) as server:
@@ -75,12 +112,14 @@ def test_answer(resolv_conf, behaviour, expected):
     assert len(server.queries) < 10, "a nameserver is not to be hammered"
 
 
+@pytest.mark.requirement("DNS-6")
 @pytest.mark.parametrize("what", FORGERIES)
 def test_forged_answer_is_passed_over(resolv_conf, what):
     with NameServer({RECORD: in_turn(FORGERIES[what], GOOD)}) as server:
         assert ask(resolv_conf, server.port) == "good"
 
 
+@pytest.mark.requirement("DNS-5", "LIB-4")
 @pytest.mark.parametrize("reason", LOOPS)
 def test_alias_that_leads_nowhere_is_a_failure(resolv_conf, reason):
     with NameServer({RECORD: LOOPS[reason]}) as server:
@@ -102,6 +141,15 @@ def late_results(tmp_path_factory) -> dict[str, tuple[str | tuple, float]]:
         return dict(zip(LATE, pool.map(run, LATE.values()), strict=True))
 
 
+@pytest.mark.requirement("DNS-17", "LIB-1")
+@pytest.mark.requirement(
+    {
+        "silence": "DNS-5",
+        "only a forged id": "DNS-6",
+        "only another question": "DNS-6",
+        "only from another port": "DNS-6",
+    }
+)
 @pytest.mark.parametrize("reason", LATE)
 def test_late_is_over_at_the_time_limit(late_results, reason):
     result, seconds = late_results[reason]
@@ -153,6 +201,7 @@ SEVERAL = [
 ]
 
 
+@pytest.mark.requirement("DNS-15")
 @pytest.mark.parametrize(("behaviours", "expected"), SEVERAL)
 def test_several_nameservers(tmp_path, behaviours, expected):
     with nameservers(*behaviours) as servers:
@@ -161,6 +210,7 @@ def test_several_nameservers(tmp_path, behaviours, expected):
         assert ask(write(tmp_path / "resolv.conf", *addresses), port) == expected
 
 
+@pytest.mark.requirement("DNS-15")
 @pytest.mark.skipif(not has_ipv6_loopback(), reason="no IPv6 loopback (::1) here")
 def test_nameserver_over_ipv6(tmp_path):
     with NameServer({RECORD: GOOD}, address="::1") as server:
@@ -189,6 +239,7 @@ def linked(resolv_conf: Path, address: str) -> None:
     os.replace(resolv_conf.with_name("new"), resolv_conf)
 
 
+@pytest.mark.requirement("DNS-15", "LIB-2")
 @pytest.mark.parametrize("change", [write, replaced, linked])
 def test_change_of_resolv_conf_counts_from_the_next_look(tmp_path, two, change, monkeypatch):
     monkeypatch.setattr(file_changes, "PAUSE", 0.0)
@@ -202,6 +253,7 @@ def test_change_of_resolv_conf_counts_from_the_next_look(tmp_path, two, change, 
     assert resolver.policy_id("example.com") == "one"
 
 
+@pytest.mark.requirement("DNS-15")
 def test_resolv_conf_that_goes_and_comes(tmp_path, two, monkeypatch):
     monkeypatch.setattr(file_changes, "PAUSE", 0.0)
     resolv_conf = write(tmp_path / "resolv.conf", "127.0.0.2")
@@ -235,6 +287,7 @@ CONTENTS = [
 ]
 
 
+@pytest.mark.requirement("DNS-15")
 @pytest.mark.parametrize(("content", "expected"), CONTENTS)
 def test_what_resolv_conf_says(tmp_path, two, content, expected):
     resolv_conf = tmp_path / "resolv.conf"
@@ -242,12 +295,14 @@ def test_what_resolv_conf_says(tmp_path, two, content, expected):
     assert ask(resolv_conf, two[0].port) == expected
 
 
+@pytest.mark.requirement("DNS-15")
 @pytest.mark.parametrize("kind", ["missing", "a directory", "a missing directory"])
 def test_without_resolv_conf_the_nameserver_on_this_host_is_asked(tmp_path, two, kind):
     path = {"missing": "no-file", "a directory": ".", "a missing directory": "none/resolv.conf"}
     assert ask(tmp_path / path[kind], two[0].port) == "one"
 
 
+@pytest.mark.requirement("DNS-14")
 @pytest.mark.parametrize("domain", ["example.com", "sub.example.com"])
 def test_names_are_asked_as_they_are(tmp_path, domain):
     """No search list: another domain's policy is not ours."""
@@ -278,6 +333,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.requirement("DNS-13", "LIB-5")
 @pytest.mark.parametrize(("domain", "asked"), NAMES)
 def test_name_that_is_asked(resolv_conf, domain, asked):
     with NameServer({f"{asked} TXT": GOOD}) as server:
@@ -285,12 +341,14 @@ def test_name_that_is_asked(resolv_conf, domain, asked):
     assert server.queries == [(asked, "TXT", "udp")]
 
 
+@pytest.mark.requirement("APPLY-2")
 def test_sub_domain_does_not_inherit(resolv_conf):
     with NameServer({RECORD: GOOD}) as server:
         assert ask(resolv_conf, server.port, "mail.example.com") == none(ttl=900)
     assert server.queries == [("_mta-sts.mail.example.com", "TXT", "udp")]
 
 
+@pytest.mark.requirement("DNS-10")
 def test_domain_that_leaves_no_room_for_the_label_has_no_policy(resolv_conf):
     domain = ".".join(["a" * 49] * 5)  # 249 characters, and 253 is the most
     with NameServer(otherwise=GOOD) as server:
@@ -298,6 +356,7 @@ def test_domain_that_leaves_no_room_for_the_label_has_no_policy(resolv_conf):
     assert server.queries == []
 
 
+@pytest.mark.requirement("DNS-16")
 def test_a_record_that_changes_is_seen_at_once(resolv_conf):
     """Nothing is remembered here, whatever TTL the records have."""
     with NameServer({RECORD: taking_turns(EVIL, GOOD, nxdomain(), GOOD)}) as server:
@@ -306,6 +365,7 @@ def test_a_record_that_changes_is_seen_at_once(resolv_conf):
     assert results == ["evil", "good", none(ttl=900), "good"]
 
 
+@pytest.mark.requirement("DNS-9")
 def test_an_answer_of_thousands_of_records_is_refused_unread(resolv_conf, monkeypatch):
     """Reading it would take seconds of computing, which no time limit ends."""
     read = dns.message.from_wire
@@ -323,6 +383,7 @@ def test_an_answer_of_thousands_of_records_is_refused_unread(resolv_conf, monkey
     assert "records" in result.detail
 
 
+@pytest.mark.requirement("DNS-17")
 def test_garbage_for_ever_ends_at_the_limit(resolv_conf):
     garbage = lambda _: [b"\xff" * 40] * 5  # noqa: E731
     with NameServer({RECORD: garbage}) as server:

@@ -89,6 +89,47 @@ NEXT_HOPS = [
 ]
 
 
+@pytest.mark.requirement("APPLY-4", "KEY-7")
+@pytest.mark.requirement(
+    {
+        "sub-domains never inherit (\\xa73.4)": "APPLY-2",
+        "the policy domain of a smart host (\\xa73.4)": "APPLY-3",
+        "the longest label": "DNS-10",
+        "the longest name": "DNS-10",
+        "a label over 63": "DNS-10",
+        "a name over 253": "DNS-10",
+        "a leading digit": "DNS-11",
+        "hyphens in third and fourth place": "DNS-11",
+        "a label that begins with a hyphen": "DNS-11",
+        "a label that ends with a hyphen": "DNS-11",
+        "an underscore": "DNS-11",
+        "no top-level domain is all digits": "DNS-12",
+        "an address0": "DNS-12",
+        "a label of digits that is not the last": "DNS-12",
+        "raw UTF-8": ("DNS-13", "KEY-6"),
+        "UTS 46 folds case": "DNS-13",
+        "nontransitional: not strasse.example": "DNS-13",
+        "compatibility characters are mapped once, here": ("DNS-13", "LIB-5"),
+        "an ideographic full stop is a dot": "DNS-13",
+        "the same domain, as A-label": "DNS-13",
+        "the longest key that Postfix sends": "WIRE-4",
+        "as written; never case-folded by Postfix": "KEY-1",
+        "with a port": "KEY-1",
+        "with a service name": "KEY-1",
+        "a smart host without MX lookup": "KEY-1",
+        "all at once": "KEY-1",
+        "port by name": "KEY-2",
+        "service names have 15 characters at most": "KEY-2",
+        "no service name": "KEY-2",
+        "Postfix asks for parent domains so; no inheritance": "KEY-3",
+        "an address literal0": "KEY-4",
+        "an address1": "KEY-4",
+        "a single label0": "KEY-4",
+        "the trailing dot is not part of the name": "KEY-5",
+        "two trailing dots": "KEY-5",
+        "much text that is not ASCII": "LIB-6",
+    }
+)
 @pytest.mark.parametrize(
     ("next_hop", "domain", "why"), NEXT_HOPS, ids=[case[2] for case in NEXT_HOPS]
 )
@@ -106,16 +147,19 @@ HOST_NAMES = [
 ]
 
 
+@pytest.mark.requirement("DNS-11")
 @pytest.mark.parametrize(("name", "good", "why"), HOST_NAMES, ids=[case[2] for case in HOST_NAMES])
 def test_host_name(name, good, why):
     assert is_host_name(name) is good, why
 
 
+@pytest.mark.requirement("HTTPS-20")
 def test_a_labels_says_what_is_wrong():
     with pytest.raises(ValueError, match=r"no domain name: 'b\\xfc_cher'"):
         a_labels("bü_cher")
 
 
+@pytest.mark.requirement("LIB-6")
 def test_text_longer_than_any_name_is_not_converted(monkeypatch):
     """An old idna takes quadratic time for a long text: it never gets one."""
     monkeypatch.setattr("idna.encode", lambda *_, **__: pytest.fail("converted"))

@@ -155,6 +155,7 @@ STATUSES = (
 )
 
 
+@pytest.mark.requirement("HTTPS-2")
 @pytest.mark.parametrize("status", STATUSES)
 def test_status_other_than_200_is_no_policy(world, status):
     with world.host(page(status=status)) as host:
@@ -163,12 +164,14 @@ def test_status_other_than_200_is_no_policy(world, status):
     assert status[:3] in result.detail
 
 
+@pytest.mark.requirement("HTTPS-2")
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
 def test_status_without_body_is_no_policy(world, status):
     with world.host(raw(head(status=status))) as host:
         check(world.fetch(host), [Cause.STATUS])
 
 
+@pytest.mark.requirement("HTTPS-3")
 @pytest.mark.parametrize("status", [301, 302, 303, 305, 307, 308])
 def test_target_of_redirect_is_never_contacted(world, status):
     with world.host(page()) as target:
@@ -178,6 +181,7 @@ def test_target_of_redirect_is_never_contacted(world, status):
         assert (host.connections, target.connections) == (1, 0)
 
 
+@pytest.mark.requirement("HTTPS-2")
 def test_challenge_is_not_answered(world):
     challenge = page(status="401 Unauthorized", extra=['WWW-Authenticate: Basic realm="policy"'])
     with world.host(challenge) as host:
@@ -207,12 +211,24 @@ MEDIA_TYPES = [
 ]
 
 
+@pytest.mark.requirement("HTTPS-4")
+@pytest.mark.requirement(
+    {
+        "on a line of its own": "HTTPS-21",
+        "parameters on a line of their own": "HTTPS-21",
+        "a charset that is a lie": "HTTP-16",
+        "missing": "HTTP-17",
+        "empty": "HTTP-17",
+        "no subtype": "HTTP-17",
+    }
+)
 @pytest.mark.parametrize(("kind", "causes"), MEDIA_TYPES)
 def test_media_type(world, kind, causes):
     with world.host(page(kind=kind)) as host:
         check(world.fetch(host), causes)
 
 
+@pytest.mark.requirement("HTTPS-4")
 @pytest.mark.parametrize("kind", ["text/plain", "text/plain; charset=utf-8"])
 @pytest.mark.parametrize("other", ["text/html", "text/plain"])
 def test_two_media_types_in_two_fields_are_none(world, kind, other):
@@ -220,6 +236,7 @@ def test_two_media_types_in_two_fields_are_none(world, kind, other):
         check(world.fetch(host), [Cause.MEDIA_TYPE])
 
 
+@pytest.mark.requirement("HTTPS-20")
 @pytest.mark.parametrize(("reply", "causes"), HOSTILE_TEXTS)
 def test_hostile_text_is_fit_for_a_log_line(world, reply, causes):
     with world.host(reply) as host:
@@ -228,12 +245,46 @@ def test_hostile_text_is_fit_for_a_log_line(world, reply, causes):
     assert "\x1b" not in str(result)
 
 
+@pytest.mark.requirement(
+    {
+        "shorter than Content-Length": ("HTTPS-14", "HTTP-11"),
+        "nothing of Content-Length": ("HTTPS-14", "HTTP-11"),
+        "cut inside a chunk": "HTTPS-14",
+        "cut before the last chunk": "HTTPS-14",
+        "cut in a chunk size": "HTTPS-14",
+        "no framing and FIN: perhaps cut": ("HTTPS-14", "HTTP-13"),
+        "no framing and RST: perhaps cut": "HTTPS-14",
+        "chunks": "HTTPS-15",
+        "chunk extensions": "HTTPS-15",
+        "trailers": "HTTPS-15",
+        "chunk size no number": "HTTPS-15",
+        "chunk size -1": ("HTTPS-15", "HTTP-15"),
+        "chunk size of 80 bits": "HTTPS-15",
+        "chunk longer than its size": "HTTPS-15",
+        "gzip": "HTTPS-16",
+        "br": "HTTPS-16",
+        "gzip as transfer coding": "HTTPS-16",
+        "a bomb: 48 kB that become 50 MB": ("HTTPS-16", "HTTP-12"),
+        "100 Continue first": "HTTPS-17",
+        "without framing, ended by close_notify": "HTTP-13",
+        "chunk size -5": "HTTP-15",
+        "UTF-16": "HTTP-16",
+        "a bare CR in a header": "HTTP-21",
+        "20,000 fields in a line": "HTTP-21",
+        "mail in mail": "HTTP-21",
+        "parts in parts of mail": "HTTP-21",
+        "parts of mail without a bare CR": "HTTP-21",
+        "the beginning of mail": "HTTP-21",
+        "a header line without colon": "HTTP-21",
+    }
+)
 @pytest.mark.parametrize(("reply", "causes"), BODIES)
 def test_answer(world, reply, causes):
     with world.host(reply) as host:
         check(world.fetch(host), causes)
 
 
+@pytest.mark.requirement("HTTPS-14", "HTTP-14")
 @pytest.mark.parametrize(
     "cut",
     [
@@ -247,6 +298,7 @@ def test_headers_cut_short_are_no_answer(world, cut):
         check(world.fetch(host), [Cause.HTTP])
 
 
+@pytest.mark.requirement("HTTPS-20")
 def test_a_syntax_error_names_its_line(world):
     with world.host(page(b"version: STSv1\nmode: strict\n")) as host:
         result = world.fetch(host)
@@ -271,18 +323,30 @@ def framed(framing: str, body: bytes):
 FRAMINGS = ("Content-Length", "chunks", "chunks of 16 bytes", "one chunk", "no framing")
 
 
+@pytest.mark.requirement("HTTPS-12")
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_65536_bytes_are_a_policy(world, framing):
     with world.host(framed(framing, padded(65536))) as host:
         check(world.fetch(host), [])
 
 
+@pytest.mark.requirement("HTTPS-12")
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_65537_bytes_are_none(world, framing):
     with world.host(framed(framing, padded(65537))) as host:
         check(world.fetch(host), [Cause.SIZE])
 
 
+@pytest.mark.requirement("HTTPS-12", "KEEP-12")
+@pytest.mark.requirement(
+    {
+        "1xx for ever": "HTTPS-17",
+        "endless 302": "HTTP-10",
+        "endless chunked 302": "HTTP-10",
+        "endless gzip": "HTTP-12",
+        "chunk size -1 and no end": "HTTP-15",
+    }
+)
 @pytest.mark.parametrize(("reply", "causes"), FLOODS)
 def test_flood_is_cut_off(world, reply, causes):
     with world.host(reply) as host:
@@ -304,6 +368,12 @@ def late_results(world) -> dict[str, tuple[Policy | Failure, float]]:
         return dict(zip(LATE, pool.map(run, LATE.values()), strict=True))
 
 
+@pytest.mark.requirement("HTTPS-13", "HTTP-6")
+@pytest.mark.requirement(
+    {
+        "1xx now and then": "HTTPS-17",
+    }
+)
 @pytest.mark.parametrize("reason", LATE)
 def test_late_is_over_at_the_time_limit(late_results, reason):
     result, seconds = late_results[reason]
@@ -311,6 +381,7 @@ def test_late_is_over_at_the_time_limit(late_results, reason):
     assert SLOW - 0.1 < seconds < SLOW + GRACE
 
 
+@pytest.mark.requirement("HTTPS-13", "HTTP-7")
 def test_steps_share_one_time_limit(world, zone):
     """Address, connection and answer each take less than the limit, and together more."""
     zone["mta-sts.example.com A"] = after(0.2, addresses("127.0.0.1"))
@@ -348,6 +419,19 @@ NAMES = [
 ]
 
 
+@pytest.mark.requirement("HTTPS-6")
+@pytest.mark.requirement(
+    {
+        "wildcard": "HTTPS-7",
+        "wildcard at a label's end": ("HTTPS-7", "HTTP-4"),
+        "wildcard at a label's beginning": "HTTPS-7",
+        "wildcard inside a label": "HTTPS-7",
+        "two wildcards": "HTTPS-7",
+        "wildcard as middle label": "HTTPS-7",
+        "wildcard below": "HTTPS-7",
+        "only the parent": "HTTPS-7",
+    }
+)
 @pytest.mark.parametrize(("names", "causes"), NAMES)
 def test_certificate_names(world, names, causes):
     with PolicyHost(page(), world.authority.server(*names)) as host:
@@ -356,6 +440,20 @@ def test_certificate_names(world, names, causes):
         assert host.heads == [], "the request was sent in spite of the certificate"
 
 
+@pytest.mark.requirement(
+    {
+        "expired": "HTTPS-5",
+        "not yet valid": "HTTPS-5",
+        "self-signed": "HTTPS-5",
+        "unknown CA": "HTTPS-5",
+        "intermediate": "HTTPS-5",
+        "chain without the intermediate": "HTTPS-5",
+        "signed by a certificate that is no CA": "HTTPS-5",
+        "common name only": ("HTTPS-6", "HTTP-3"),
+        "common name beside another SAN": "HTTPS-7",
+        "common name beside a SAN that is no DNS name": "HTTPS-7",
+    }
+)
 @pytest.mark.parametrize(("context", "causes"), CERTIFICATES)
 def test_certificate(world, context, causes):
     with certified(context)(Place(world.authority)) as host:
@@ -364,12 +462,14 @@ def test_certificate(world, context, causes):
         assert host.heads == [], "the request was sent in spite of the certificate"
 
 
+@pytest.mark.requirement("HTTPS-1")
 def test_certificate_of_an_internationalized_domain(world):
     with PolicyHost(page(), world.authority.server("*.xn--bcher-kva.example")) as host:
         check(world.fetch(host, domain="b\u00fccher.example"), [])
     assert host.server_names == ["mta-sts.xn--bcher-kva.example"]
 
 
+@pytest.mark.requirement("HTTP-5")
 def test_certificates_without_key_identifiers_pass_on_every_python(world, tmp_path, monkeypatch):
     """Python 3.13 refuses them by default; earlier ones and other TLS clients do not."""
     plain = Authority(tmp_path, identifiers=False)
@@ -384,6 +484,7 @@ VERSIONS = [
 ]
 
 
+@pytest.mark.requirement("HTTPS-8")
 @pytest.mark.parametrize(("version", "causes"), VERSIONS)
 def test_tls_version(world, version, causes):
     context = world.context()
@@ -392,6 +493,7 @@ def test_tls_version(world, version, causes):
         check(world.fetch(host), causes)
 
 
+@pytest.mark.requirement("HTTPS-8")
 def test_tls_1_1_is_refused(world):
     context = only_tls_1_1(world.context())
     with PolicyHost(page(), context) as host:
@@ -413,6 +515,7 @@ CLIENT_CERTIFICATES = [
 ]
 
 
+@pytest.mark.requirement("HTTPS-19")
 @pytest.mark.parametrize(("mode", "causes"), CLIENT_CERTIFICATES)
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_client_certificate(world, version, mode, causes):
@@ -424,6 +527,7 @@ def test_client_certificate(world, version, mode, causes):
         check(world.fetch(host), causes)
 
 
+@pytest.mark.requirement("HTTPS-19")
 @pytest.mark.parametrize(("script", "causes"), NO_TLS)
 def test_no_tls(world, script, causes):
     with Listener(script) as listener:
@@ -435,6 +539,7 @@ def test_no_tls(world, script, causes):
 # Which CAs are trusted
 
 
+@pytest.mark.requirement("HTTP-1")
 def test_change_of_ssl_cert_file_is_noticed(world, tmp_path, monkeypatch):
     monkeypatch.setattr(file_changes, "PAUSE", 0.0)
     other = Authority(tmp_path)
@@ -447,6 +552,7 @@ def test_change_of_ssl_cert_file_is_noticed(world, tmp_path, monkeypatch):
         check(resolver.fetch("example.com"), [])
 
 
+@pytest.mark.requirement("HTTP-1")
 def test_change_of_the_bundle_is_noticed(world, tmp_path, monkeypatch):
     monkeypatch.setattr(file_changes, "PAUSE", 0.0)
     bundle = tmp_path / "bundle.pem"
@@ -460,6 +566,7 @@ def test_change_of_the_bundle_is_noticed(world, tmp_path, monkeypatch):
         check(resolver.fetch("example.com"), [])
 
 
+@pytest.mark.requirement("HTTPS-5")
 @pytest.mark.parametrize("content", [None, b"", b"not a certificate\n"])
 def test_without_usable_bundle_nothing_is_trusted(world, tmp_path, monkeypatch, content):
     bundle = tmp_path / "bundle.pem"
@@ -470,6 +577,7 @@ def test_without_usable_bundle_nothing_is_trusted(world, tmp_path, monkeypatch, 
         check(world.fetch(host), [Cause.CERTIFICATE])
 
 
+@pytest.mark.requirement("HTTP-2")
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to name files of SSL_CERT_DIR")
 def test_ssl_cert_dir_counts_too(world, tmp_path, monkeypatch):
     directory = tmp_path / "certs"
@@ -495,6 +603,7 @@ def fields(request: bytes) -> dict[str, str]:
     return {name.lower(): value for name, value in pairs}
 
 
+@pytest.mark.requirement("HTTPS-1", "HTTPS-9", "HTTPS-10", "HTTP-9", "HTTP-19")
 def test_request(world):
     with world.host(page()) as host:
         check(world.fetch(host), [])
@@ -509,6 +618,7 @@ def test_request(world):
     assert host.server_names == [HOST]
 
 
+@pytest.mark.requirement("HTTPS-1")
 def test_name_in_any_form_asks_for_the_a_label(world):
     with PolicyHost(page(), world.authority.server("mta-sts.xn--bcher-kva.example")) as host:
         check(world.fetch(host, domain="B\u00dcCHER.Example."), [])
@@ -516,6 +626,7 @@ def test_name_in_any_form_asks_for_the_a_label(world):
     assert host.server_names == ["mta-sts.xn--bcher-kva.example"]
 
 
+@pytest.mark.requirement("HTTPS-19")
 def test_http_2_is_not_offered(world):
     context = world.context()
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -524,6 +635,7 @@ def test_http_2_is_not_offered(world):
     assert host.alpn[0] in (None, "http/1.1")
 
 
+@pytest.mark.requirement("HTTPS-10", "HTTPS-11", "HTTP-19")
 def test_nothing_is_remembered_between_fetches(world):
     caching = page(
         extra=[
@@ -544,6 +656,7 @@ def test_nothing_is_remembered_between_fetches(world):
     assert host.heads[0] == host.heads[1]
 
 
+@pytest.mark.requirement("HTTPS-11", "HTTP-18")
 def test_of_the_environment_only_the_ca_store_counts(world, tmp_path, monkeypatch):
     netrc = tmp_path / ".netrc"
     netrc.write_text(f"machine {HOST} login user password secret\ndefault login a password b\n")
@@ -564,11 +677,13 @@ def test_of_the_environment_only_the_ca_store_counts(world, tmp_path, monkeypatc
     assert not keys.exists(), "the session keys were logged"
 
 
+@pytest.mark.requirement("HTTP-20")
 def test_no_key_exchange_in_a_group_that_the_policy_host_makes_up():
     ciphers = CaStore().context().get_ciphers()
     assert {cipher["kea"] for cipher in ciphers} == {"kx-any", "kx-ecdhe"}
 
 
+@pytest.mark.requirement("HTTP-2")
 def test_bundle_of_requests_is_no_ca_store(world, tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(Authority(tmp_path).bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(world.authority.bundle))
@@ -577,6 +692,7 @@ def test_bundle_of_requests_is_no_ca_store(world, tmp_path, monkeypatch):
         check(world.fetch(host), [Cause.CERTIFICATE])
 
 
+@pytest.mark.requirement("HTTP-2")
 def test_bundle_that_comes_with_requests_is_no_ca_store(world, tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(Authority(tmp_path).bundle))
     for module in ("certs", "utils", "adapters"):
@@ -601,6 +717,11 @@ NO_ADDRESSES = [
 ]
 
 
+@pytest.mark.requirement(
+    {
+        "no answer": "HTTP-7",
+    }
+)
 @pytest.mark.parametrize(("behaviour", "causes"), NO_ADDRESSES)
 def test_no_address(world, zone, behaviour, causes):
     zone["mta-sts.example.com A"] = zone["mta-sts.example.com AAAA"] = behaviour
@@ -609,6 +730,7 @@ def test_no_address(world, zone, behaviour, causes):
     assert host.connections == 0
 
 
+@pytest.mark.requirement("HTTPS-9", "HTTP-9")
 def test_alias_keeps_the_name(world, zone):
     zone["mta-sts.example.com A"] = alias(
         "policy.example.net.", "host.example.org.", then=addresses("127.0.0.1")
@@ -619,6 +741,7 @@ def test_alias_keeps_the_name(world, zone):
     assert fields(host.heads[0])["host"] == HOST
 
 
+@pytest.mark.requirement("HTTPS-18")
 def test_ipv6_is_not_asked_for_while_ipv4_works(world, zone):
     zone["mta-sts.example.com AAAA"] = no_answer
     asked = world.dns.asked("mta-sts.example.com", "AAAA")
@@ -627,12 +750,14 @@ def test_ipv6_is_not_asked_for_while_ipv4_works(world, zone):
     assert world.dns.asked("mta-sts.example.com", "AAAA") == asked
 
 
+@pytest.mark.requirement("HTTPS-18")
 def test_refused(world):
     with world.host(page()) as host:
         pass
     check(world.fetch(host), [Cause.CONNECT])
 
 
+@pytest.mark.requirement("HTTPS-18")
 def test_refused_then_accepted(world, zone):
     zone["mta-sts.example.com A"] = addresses("127.0.0.3", "127.0.0.4", "127.0.0.2")
     with world.host(page(), "127.0.0.2") as host:
@@ -645,6 +770,7 @@ AAAA_NOT_TO_BE_HAD = [
 ]
 
 
+@pytest.mark.requirement("HTTPS-18")
 @pytest.mark.parametrize(("behaviour", "causes"), AAAA_NOT_TO_BE_HAD)
 def test_refused_and_no_more_to_try(world, zone, behaviour, causes):
     zone["mta-sts.example.com A"] = addresses("127.0.0.3")
@@ -653,12 +779,14 @@ def test_refused_and_no_more_to_try(world, zone, behaviour, causes):
         check(world.fetch(host, SLOW), causes)
 
 
+@pytest.mark.requirement("HTTPS-18")
 def test_many_addresses_and_none_answers(world, zone):
     zone["mta-sts.example.com A"] = addresses(*(f"127.0.1.{n}" for n in range(1, 190)))
     with world.host(page()) as host:
         check(world.fetch(host), [Cause.CONNECT])
 
 
+@pytest.mark.requirement("HTTP-8")
 @pytest.mark.parametrize("holes", [1, 2, 3])
 def test_black_holes_leave_time_for_the_next_address(world, zone, holes):
     dark = [f"127.0.0.{number}" for number in range(3, 3 + holes)]
@@ -669,6 +797,7 @@ def test_black_holes_leave_time_for_the_next_address(world, zone, holes):
         check(world.fetch(host, SLOW), [])
 
 
+@pytest.mark.requirement("HTTP-8")
 @pytest.mark.parametrize("holes", [1, 5])
 def test_nothing_but_black_holes(world, zone, holes):
     dark = [f"127.0.0.{number}" for number in range(3, 3 + holes)]
@@ -680,6 +809,7 @@ def test_nothing_but_black_holes(world, zone, holes):
     assert host.connections == 0
 
 
+@pytest.mark.requirement("HTTPS-18")
 @needs_ipv6
 def test_only_ipv6(world, zone):
     zone["mta-sts.example.com A"] = nodata()
@@ -688,6 +818,7 @@ def test_only_ipv6(world, zone):
         check(world.fetch(host), [])
 
 
+@pytest.mark.requirement("HTTPS-18")
 @needs_ipv6
 def test_ipv4_refused_then_ipv6(world, zone):
     zone["mta-sts.example.com A"] = addresses("127.0.0.3")
@@ -696,6 +827,7 @@ def test_ipv4_refused_then_ipv6(world, zone):
         check(world.fetch(host), [])
 
 
+@pytest.mark.requirement("HTTP-8")
 @needs_ipv6
 def test_ipv4_black_hole_then_ipv6(world, zone):
     zone["mta-sts.example.com A"] = addresses("127.0.0.3")
@@ -707,6 +839,7 @@ def test_ipv4_black_hole_then_ipv6(world, zone):
 # What stays behind
 
 
+@pytest.mark.requirement("HTTP-19")
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc to count descriptors in")
 def test_no_descriptor_and_no_thread_is_left(world):
     """Whatever a policy host does, in the end there is nothing open."""

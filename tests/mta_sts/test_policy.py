@@ -149,6 +149,43 @@ BAD += [(f"{HEAD}mx: a.com\nmx: {mx}\n", 5, f"mx {mx!a}: {why}") for mx, why in 
 BAD += [(f"version: STSv1\nmode: none\nmax_age: 1\nmx: {BAD_MX[0][0]}", 4, "a bad mx, mode none")]
 
 
+@pytest.mark.requirement("POL-15")
+@pytest.mark.requirement(
+    {
+        "LF": "POL-1",
+        "CRLF": "POL-1",
+        "mixed": "POL-1",
+        "no final line end": "POL-1",
+        "no final line end after CRLF": "POL-1",
+        "blank lines are ignored": "POL-2",
+        "any order of keys": "POL-3",
+        "unknown keys are ignored": "POL-3",
+        "every kind of character in a name": "POL-3",
+        "a name of 32 characters": "POL-3",
+        "a colon in a value": "POL-3",
+        "no white space": "POL-4",
+        "tabs, trailing white space": "POL-4",
+        "Mode is an unknown key": "POL-5",
+        "duplicate version: the first counts": "POL-6",
+        "duplicate mode: the first counts": "POL-6",
+        "an ignored duplicate is not read": "POL-6",
+        "duplicate max_age: the first counts": "POL-6",
+        "mx accumulates": "POL-6",
+        "none needs no mx": "POL-7",
+        "testing": "POL-8",
+        "none, with an mx": "POL-8",
+        "max_age 0": "POL-9",
+        "leading zeros, ten digits": "POL-9",
+        "one year": "POL-9",
+        "over a year: capped": "POL-10",
+        "ten nines: capped": "POL-10",
+        "UTF-8 in an extension's value": "POL-11",
+        "names are kept in lower case": "POL-12",
+        "an A-label": "POL-12",
+        "the longest name": "POL-12",
+        "65,536 bytes": "HTTPS-12",
+    }
+)
 @pytest.mark.parametrize(("text", "want", "why"), GOOD, ids=[case[2] for case in GOOD])
 def test_good(text, want, why):
     got = parse_policy(text.encode())
@@ -156,6 +193,66 @@ def test_good(text, want, why):
     assert parse_policy(got.body.encode(), MAX_STORED_SIZE) == got, "stored, it reads back the same"
 
 
+@pytest.mark.requirement("POL-13", "HTTPS-20")
+@pytest.mark.requirement(
+    {
+        "bare CR": "POL-1",
+        "a bare CR at the end": "POL-1",
+        "a CR too many": "POL-1",
+        "a vertical tab is no line end, as in splitlines()": "POL-1",
+        "nor is a line separator": "POL-1",
+        "a form feed is not blank": "POL-2",
+        "a name of 33 characters": "POL-3",
+        "a name that begins with an underscore": "POL-3",
+        "a name that is not ASCII": "POL-3",
+        "an extension without a value": "POL-3",
+        "no colon": "POL-3",
+        "no value": "POL-3",
+        "no name": "POL-3",
+        "a web page": "POL-3",
+        "white space before the colon": "POL-4",
+        "a leading space": "POL-4",
+        "white space is no value": "POL-4",
+        "a tab inside a value": "POL-4",
+        "Mode is an unknown key, so mode is missing": "POL-5",
+        "modes are case-sensitive": "POL-5",
+        "the version is case-sensitive": "POL-5",
+        "empty": "POL-7",
+        "no version": "POL-7",
+        "no mode": "POL-7",
+        "no max_age": "POL-7",
+        "no mx in mode enforce": ("POL-7", "ANSWER-4"),
+        "no mx in mode testing": "POL-7",
+        "another version": "POL-8",
+        "a mode of an old draft": "POL-8",
+        "a sign0": "POL-9",
+        "a sign1": "POL-9",
+        "a fraction": "POL-9",
+        "an underscore, which int() takes": "POL-9",
+        "digits that are not ASCII, which int() takes": "POL-9",
+        "eleven digits": "POL-9",
+        "a BOM": "POL-11",
+        "invalid UTF-8": "POL-11",
+        "a surrogate in UTF-8": "POL-11",
+        "an overlong form": "POL-11",
+        "UTF-16": "POL-11",
+        "NUL": "POL-11",
+        "a control character": "POL-11",
+        "mx '*': no domain": "POL-12",
+        "mx '*a.com': the star is a whole label": "POL-12",
+        "mx 'a.*.com': the star comes first": "POL-12",
+        "mx '*.*.com': one star": "POL-12",
+        "mx 'b\\\\xfccher.example': a U-label": "POL-12",
+        "mx 'hostname': a keyword of Postfix's match=": "POL-13",
+        "mx 'nexthop': a keyword of Postfix's match=": "POL-13",
+        "mx 'dot-nexthop': a keyword of Postfix's match=": "POL-13",
+        "mx '192.0.2.1': an address": "POL-13",
+        "mx 'a.com:.evil.example': a colon, which separates names in match=": "POL-13",
+        "mx 'a.com protocols=SSLv3': another attribute for Postfix": "POL-13",
+        "a bad mx, mode none": "POL-13",
+        "65,537 bytes": "HTTPS-12",
+    }
+)
 @pytest.mark.parametrize(("text", "line", "why"), BAD, ids=[case[2] for case in BAD])
 def test_bad(text, line, why):
     with pytest.raises(PolicyError) as caught:
@@ -166,12 +263,14 @@ def test_bad(text, line, why):
     assert str(caught.value).isprintable(), "fit for a log line whatever a stranger wrote"
 
 
+@pytest.mark.requirement("POL-15")
 def test_a_policy_near_the_limit_reads_back_though_its_text_has_grown():
     lines = "".join(f"mx:{number:x}.co\n" for number in range(6000))
     got = parse_policy((HEAD + lines).encode())
     assert parse_policy(got.body.encode(), MAX_STORED_SIZE) == got
 
 
+@pytest.mark.requirement("APPLY-10")
 def test_text_is_the_policys_own_lines_in_one_form():
     got = parse_policy(b"version:STSv1\r\nmode:\tnone \t\r\n\r\nmax_age: 1\r\nFoo:  bar  x \r\n")
     assert got.text == ("version: STSv1", "mode: none", "max_age: 1", "Foo: bar  x")
@@ -193,6 +292,7 @@ MATCHES = [
 ]
 
 
+@pytest.mark.requirement("POL-14")
 @pytest.mark.parametrize(
     ("pattern", "host", "matches", "why"), MATCHES, ids=[case[3] for case in MATCHES]
 )

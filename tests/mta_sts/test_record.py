@@ -70,18 +70,66 @@ BAD = [
 ]
 
 
+@pytest.mark.requirement(
+    {
+        "the plain form": "TXT-1",
+        "no white space": "TXT-2",
+        "white space around the last delimiter": "TXT-2",
+        "white space before the first delimiter": "TXT-2",
+        "tabs are white space": "TXT-2",
+        "32 characters": "TXT-4",
+        "duplicate: the first counts": "TXT-5",
+        "an ignored duplicate is an extension field": "TXT-5",
+        "an extension field before the id": "TXT-6",
+        "an extension field after the id": "TXT-6",
+        "a field name of 32 characters": "TXT-6",
+        "every kind of character in a name; first and last value": "TXT-6",
+        "ID is an extension: names are case-sensitive": "TXT-7",
+    }
+)
 @pytest.mark.parametrize(("record", "policy_id", "why"), GOOD, ids=[case[2] for case in GOOD])
 def test_good(record, policy_id, why):
     assert record_id(record.encode()) == policy_id, why
     assert domain_id([record.encode()]) == policy_id, why
 
 
+@pytest.mark.requirement("TXT-1")
 @pytest.mark.parametrize(("record", "why"), NOT_STS, ids=[case[1] for case in NOT_STS])
 def test_not_an_sts_record(record, why):
     assert record_id(record.encode()) is None, why
     assert domain_id([record.encode()]) is None, why
 
 
+@pytest.mark.requirement(
+    {
+        "white space around =": "TXT-3",
+        "white space in a value": "TXT-3",
+        "an empty field0": "TXT-3",
+        "an empty field1": "TXT-3",
+        "an empty field2": "TXT-3",
+        "a trailing space without a delimiter": "TXT-3",
+        "a line end, which $ would allow": "TXT-3",
+        "a line end is no white space here": "TXT-3",
+        "nor is a vertical tab, which strip() removes": "TXT-3",
+        "33 characters": "TXT-4",
+        "an empty id": "TXT-4",
+        "a hyphen in the id": "TXT-4",
+        "a digit that is not ASCII": "TXT-4",
+        "no id": "TXT-4",
+        "the first id counts, and is wrong": "TXT-5",
+        "a field name of 33 characters": "TXT-6",
+        "a field name that begins with an underscore": "TXT-6",
+        "an extension without a value": "TXT-6",
+        "an extension without =": "TXT-6",
+        "an extension without a name": "TXT-6",
+        "= in a value": "TXT-6",
+        "a control character": "TXT-6",
+        "NUL": "TXT-6",
+        "ID is an extension, so there is no id": "TXT-7",
+        "not ASCII": "TXT-8",
+        "not ASCII in an extension": "TXT-8",
+    }
+)
 @pytest.mark.parametrize(("record", "why"), BAD, ids=[case[1] for case in BAD])
 def test_bad(record, why):
     for parse in (record_id, lambda text: domain_id([text])):
@@ -98,6 +146,7 @@ SEVERAL = [
 ]
 
 
+@pytest.mark.requirement("TXT-9")
 @pytest.mark.parametrize(("records", "why"), SEVERAL, ids=[case[1] for case in SEVERAL])
 def test_several(records, why):
     with pytest.raises(SeveralRecords):
@@ -105,18 +154,21 @@ def test_several(records, why):
         pytest.fail(f"taken: {why}")
 
 
+@pytest.mark.requirement("TXT-10")
 def test_of_several_records_only_the_plain_beginning_counts():
     assert domain_id([b"v=STSv1; id=a", b"v=STSv1 ; id=b"]) == "a"
     assert domain_id([b"v=spf1 -all", b"v=STSv1 ; id=b"]) is None
     assert domain_id([b"v=STSv1 ; id=b"]) == "b", "alone it is what the grammar allows"
 
 
+@pytest.mark.requirement("TXT-9")
 def test_other_records_do_not_count():
     others = [text.encode() for text, _ in NOT_STS]
     assert domain_id([*others, b"v=STSv1; id=a"]) == "a"
     assert domain_id([]) is None
 
 
+@pytest.mark.requirement("HTTPS-20")
 def test_the_error_quotes_a_stranger_safely():
     with pytest.raises(RecordError, match=r"^not a field: 'a\\nb") as caught:
         record_id(b"v=STSv1; a\nb" + b"\xff" * 5000)

@@ -87,12 +87,14 @@ def test_found(resolver, host):
     assert not policy.matches("example.com")
 
 
+@pytest.mark.requirement("KEEP-2")
 def test_known_id_is_not_fetched_again(resolver, host):
     for known in ("1",), ("1", "2"), ("2", "0", "1"):
         assert resolver(host).resolve("example.com", *known) == NotChanged("1")
     assert host.connections == 0
 
 
+@pytest.mark.requirement("KEEP-2")
 @pytest.mark.parametrize("known", [["2"], [""], ["01"], ["1 "], [], ["0", "2"]])
 def test_any_other_id_is_fetched(resolver, host, known):
     result = resolver(host).resolve("example.com", *known)
@@ -101,6 +103,7 @@ def test_any_other_id_is_fetched(resolver, host, known):
     assert host.connections == 1
 
 
+@pytest.mark.requirement("KEEP-2")
 def test_ids_differ_in_case(resolver, host, dns):
     dns.zone["_mta-sts.example.com TXT"] = txt("v=STSv1; id=A")
     assert isinstance(resolver(host).resolve("example.com", "a"), Found)
@@ -118,6 +121,7 @@ NOTHING = [
 ]
 
 
+@pytest.mark.requirement("TXT-11", "TXT-14")
 @pytest.mark.parametrize(("behaviour", "cause", "ttl"), NOTHING)
 @pytest.mark.parametrize("known", [None, "1"])
 def test_no_policy(resolver, host, dns, *, behaviour, cause, ttl, known):
@@ -128,6 +132,7 @@ def test_no_policy(resolver, host, dns, *, behaviour, cause, ttl, known):
     assert host.connections == 0, "fetched without a record"
 
 
+@pytest.mark.requirement("KEEP-5")
 @pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED"])
 @pytest.mark.parametrize("known", [None, "1"])
 def test_failing_dns_is_not_the_same_as_no_record(resolver, host, dns, rcode, known):
@@ -159,6 +164,7 @@ def test_failed_fetch_has_the_id_of_the_record(authority, resolver, reply, cause
         assert (alone.cause, alone.id) == (cause, "")
 
 
+@pytest.mark.requirement("APPLY-11")
 def test_bad_certificate_has_the_id_of_the_record(authority, resolver):
     with PolicyHost(page(), authority.server("www.example.com")) as host:
         result = resolver(host).resolve("example.com")
@@ -192,6 +198,7 @@ def test_refused_connection_has_the_id_of_the_record(authority, resolver):
     assert (result.cause, result.id) == (Cause.CONNECT, "1")
 
 
+@pytest.mark.requirement("TXT-13")
 def test_alias_of_the_record_leaves_the_policy_host(resolver, host, dns):
     dns.zone["_mta-sts.example.com TXT"] = alias("_mta-sts.example.net.", then=txt("v=STSv1; id=9"))
     result = resolver(host).resolve("example.com")
@@ -200,6 +207,7 @@ def test_alias_of_the_record_leaves_the_policy_host(resolver, host, dns):
     assert host.server_names == ["mta-sts.example.com"]
 
 
+@pytest.mark.requirement("KEEP-11")
 def test_mode_none_is_a_policy(authority, resolver):
     body = b"version: STSv1\r\nmode: none\r\nmax_age: 86400\r\n"
     with PolicyHost(page(body), authority.server("mta-sts.example.com")) as host:
@@ -211,6 +219,7 @@ def test_mode_none_is_a_policy(authority, resolver):
 # Time
 
 
+@pytest.mark.requirement("LIB-1")
 def test_dns_and_https_have_a_limit_each(resolver, dns):
     dns.zone["_mta-sts.example.com TXT"] = after(0.2, txt("v=STSv1; id=1"))
     with Listener(silence) as host:
@@ -222,6 +231,7 @@ def test_dns_and_https_have_a_limit_each(resolver, dns):
     assert 1.1 < seconds < 1.2 + GRACE
 
 
+@pytest.mark.requirement("HTTPS-13")
 @pytest.mark.parametrize("timeout", [0.1, 0.3])
 def test_a_short_limit_holds_too(resolver, dns, timeout):
     dns.zone["_mta-sts.example.com TXT"] = no_answer
@@ -275,6 +285,7 @@ def test_text_that_is_no_domain_name(lookup, text):
         lookup(Resolver(dns_port=1, https_port=1), text)
 
 
+@pytest.mark.requirement("DNS-10")
 def test_longest_domain_never_raises(resolver, host):
     domain = ".".join(["a" * 49] * 5)
     assert isinstance(resolver(host).resolve(domain), NoPolicy)
@@ -290,6 +301,7 @@ def answer(request: bytes):
     return page(POLICY.replace(b"mail.example.com", b"mail." + domain))(request)
 
 
+@pytest.mark.requirement("LIB-3")
 @pytest.mark.parametrize("rounds", [3])
 def test_many_threads_share_a_resolver(authority, resolver, dns, rounds):
     """Each thread asks for domains of its own, all at once, and gets what is theirs."""
@@ -317,6 +329,7 @@ def test_many_threads_share_a_resolver(authority, resolver, dns, rounds):
     assert host.connections == THREADS * rounds
 
 
+@pytest.mark.requirement("LIB-2")
 def test_resolv_conf_that_changes_under_many_threads(resolver, host, dns, tmp_path):
     """Whoever asks meanwhile gets an answer, from the old file or from the new one."""
     shared = resolver(host, 5.0)

@@ -43,6 +43,7 @@ from tests.support.hostile_https import (
     silence,
 )
 from tests.support.socketmap_client import DEADLINE, wait_for
+from tests.support.waited import Waited
 
 # The time limit of a fetch, and what it may take beyond, in seconds.
 LIMIT, GRACE = 1.0, 0.5
@@ -542,10 +543,10 @@ def test_daemons_resolver_process_uses_the_proxy(world):
     with world.host() as host, Gate(to(host.port)) as gate:
         settings = world.settings(host.port, None)
         proxy = asdict(gate.proxy(authorization=CREDENTIALS))
-        process = ResolverProcess(1, {**settings, "proxy": proxy})
+        process = ResolverProcess({**settings, "proxy": proxy})
         process.start()
         try:
-            result = process.lookups(DEADLINE).fetch("example.com")
+            result = Waited(process, DEADLINE).fetch("example.com")
         finally:
             process.close()
     assert isinstance(result, Policy), result

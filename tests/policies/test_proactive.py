@@ -49,6 +49,7 @@ def test_nothing_is_due_after_mail_has_asked():
     assert world.counted() == (0, 0)
 
 
+@pytest.mark.requirement("KEEP-7")
 def test_every_domain_is_looked_at_once_an_interval():
     world = asked(max_age=30 * DAY)
     run(world, scheduler(world), 10 * DAY)
@@ -67,6 +68,7 @@ def test_a_short_interval_checks_and_does_not_fetch():
     assert fetched == 0
 
 
+@pytest.mark.requirement("KEEP-7")
 def test_a_policy_of_one_day_never_lapses():
     world = asked(max_age=DAY)
     proactive = scheduler(world)
@@ -76,6 +78,7 @@ def test_a_policy_of_one_day_never_lapses():
     assert world.counted()[1] >= 59, "fetched every half day"
 
 
+@pytest.mark.requirement("KEEP-7")
 def test_a_policy_of_some_minutes_never_lapses():
     world = asked(max_age=600)
     proactive = scheduler(world)
@@ -96,6 +99,7 @@ def test_what_mail_asks_for_is_not_looked_at_as_well():
     assert world.counted() == (0, 0)
 
 
+@pytest.mark.requirement("KEEP-7")
 def test_a_new_id_is_fetched():
     world = asked()
     world.record, world.served = "2", policy(Mode.NONE)
@@ -104,6 +108,7 @@ def test_a_new_id_is_fetched():
     assert world.changed == [DOMAIN] * 2, "and ready replies go"
 
 
+@pytest.mark.requirement("KEEP-7")
 @pytest.mark.parametrize("record", [NO_RECORD, DNS_FAILS])
 def test_the_record_does_not_stop_the_renewal(record):
     world = asked(max_age=WEEK)
@@ -165,6 +170,7 @@ def test_what_stays_due_does_not_make_it_spin():
     assert sum(world.counted()) <= 2 * 200
 
 
+@pytest.mark.requirement("KEEP-8")
 def test_the_pause_of_a_failed_fetch_holds():
     world = asked(max_age=30 * DAY)
     world.record, world.served = "2", UNFETCHABLE

@@ -29,6 +29,7 @@ def verified(mail, host):
     return f"Verified TLS connection established to {host}[" in mail.log
 
 
+@pytest.mark.requirement("APPLY-6", "APPLY-7")
 def test_enforced_with_the_right_certificate_is_delivered_over_verified_tls(lab):
     lab.publish("right.example")
     mail = lab.mta.send("right.example")
@@ -46,6 +47,7 @@ WRONG_CERTIFICATES = {
 }
 
 
+@pytest.mark.requirement("APPLY-6", "APPLY-8")
 @pytest.mark.parametrize("name", WRONG_CERTIFICATES)
 def test_enforced_without_a_right_certificate_is_deferred(lab, name):
     certificate, why = WRONG_CERTIFICATES[name]
@@ -63,6 +65,7 @@ NOT_ENFORCED = {
 }
 
 
+@pytest.mark.requirement("KEEP-4", "APPLY-8")
 @pytest.mark.parametrize("name", NOT_ENFORCED)
 @pytest.mark.parametrize("certificate", ["other-name", "no-starttls"])
 def test_without_an_enforced_policy_is_delivered_whatever_the_certificate(lab, name, certificate):
@@ -81,6 +84,7 @@ GONE = {
 }
 
 
+@pytest.mark.requirement("KEEP-3")
 @pytest.mark.parametrize("name", GONE)
 def test_policy_stays_enforced_when_its_source_disappears(lab, name):
     domain = f"{name}.example"
@@ -96,6 +100,7 @@ def test_policy_stays_enforced_when_its_source_disappears(lab, name):
     assert_deferred(lab, lab.mta.send(domain))
 
 
+@pytest.mark.requirement("KEEP-11", "APPLY-9")
 def test_policy_replaced_by_mode_none_is_enforced_no_longer(lab):
     lab.publish("leaving.example", certificate=Certificates.other_name)
     mail = lab.mta.send("leaving.example")
@@ -106,6 +111,7 @@ def test_policy_replaced_by_mode_none_is_enforced_no_longer(lab):
     assert_delivered(lab, mail)
 
 
+@pytest.mark.requirement("WIRE-13")
 def test_daemon_stopped_defers_and_daemon_started_again_delivers(lab):
     lab.publish("patient.example")
     lab.publish("patient-none.example", mode=None)
@@ -119,11 +125,13 @@ def test_daemon_stopped_defers_and_daemon_started_again_delivers(lab):
         assert_delivered(lab, mail)
 
 
+@pytest.mark.requirement("APPLY-5")
 def test_mail_server_that_the_policy_does_not_name_is_deferred(lab):
     lab.publish("mismatch.example", mx=["mx.elsewhere.example"])
     assert_deferred(lab, lab.mta.send("mismatch.example"))
 
 
+@pytest.mark.requirement("APPLY-5")
 def test_mail_server_that_a_wildcard_names_is_delivered(lab):
     lab.publish("wildcard.example", mx=["mx.elsewhere.example", "*.wildcard.example"])
     mail = lab.mta.send("wildcard.example")
@@ -131,6 +139,7 @@ def test_mail_server_that_a_wildcard_names_is_delivered(lab):
     assert verified(mail, "mx.wildcard.example")
 
 
+@pytest.mark.requirement("KEY-8")
 def test_strict_testing_zone_enforces_testing(lab):
     lab.publish("right.strict.example", mode="testing")
     lab.publish("wrong.strict.example", mode="testing", certificate=Certificates.other_name)
@@ -140,6 +149,7 @@ def test_strict_testing_zone_enforces_testing(lab):
     assert_deferred(lab, lab.mta.send("wrong.strict.example"))
 
 
+@pytest.mark.requirement("KEY-6")
 @pytest.mark.parametrize(
     ("written", "domain"),
     [
@@ -154,6 +164,7 @@ def test_domain_is_the_same_however_it_is_written(lab, written, domain):
     assert verified(mail, f"mx.{domain}")
 
 
+@pytest.mark.requirement("APPLY-2")
 def test_sub_domain_does_not_inherit(lab):
     lab.publish("parent.example")
     lab.publish("sub.parent.example", mode=None, certificate=Certificates.other_name)
@@ -161,6 +172,7 @@ def test_sub_domain_does_not_inherit(lab):
     assert_delivered(lab, lab.mta.send("sub.parent.example"))
 
 
+@pytest.mark.requirement("APPLY-3")
 def test_smart_host_is_the_policy_domain(lab):
     """RFC 8461 §3.4: the transport map of mta.py sends these mails to [relay.example]:25."""
     lab.publish("behind-relay.example")

@@ -2,6 +2,8 @@
 
 import itertools
 
+import pytest
+
 KNOWN = [f"known-{n}.example" for n in range(8)]
 
 # Forms of a next hop that ask for the policy of the domain in them.
@@ -45,6 +47,7 @@ NOTHING = [
 ]
 
 
+@pytest.mark.requirement("APPLY-4", "WIRE-14", "KEY-1", "KEY-7")
 def test_hundreds_of_keys_on_one_connection(lab):
     for domain in KNOWN:
         lab.publish(domain)
@@ -63,11 +66,13 @@ def test_hundreds_of_keys_on_one_connection(lab):
     ]
 
 
+@pytest.mark.requirement("WIRE-1")
 def test_key_without_a_policy_is_not_found(lab):
     lab.publish("plain.example", mode=None)
     assert lab.mta.query("plain.example") == (1, "", "")
 
 
+@pytest.mark.requirement("WIRE-1", "ANSWER-1")
 def test_key_with_a_policy_is_found(lab):
     lab.publish("found.example", mx=["mx.found.example", "*.found.example"])
     assert lab.mta.query("found.example") == (
@@ -77,6 +82,7 @@ def test_key_with_a_policy_is_found(lab):
     )
 
 
+@pytest.mark.requirement("WIRE-14")
 def test_stopped_daemon_is_no_answer(lab):
     lab.daemon.stop()
     status, output, error = lab.mta.query("anything.example")

@@ -56,6 +56,7 @@ def send(lab, domain, written=None):
     return reported
 
 
+@pytest.mark.requirement("APPLY-10", "ANSWER-5", "ANSWER-7")
 @pytest.mark.parametrize(
     ("written", "domain"),
     [
@@ -80,12 +81,14 @@ def test_wrong_certificate_is_deferred(lab):
     assert complaints(mail) == []
 
 
+@pytest.mark.requirement("APPLY-5", "ANSWER-10")
 def test_mail_server_that_the_policy_does_not_name_is_deferred(lab):
     lab.publish("mismatch.tlsrpt.example", mx=["mx.elsewhere.example"])
     mail = lab.mta.send("mismatch.tlsrpt.example")
     assert_deferred(lab, mail, why=(NOT_VERIFIED, SKIPPED))
 
 
+@pytest.mark.requirement("POL-14", "ANSWER-10")
 def test_wildcard_stands_for_one_label(lab, enforces_patterns):
     """RFC 8461 §4.1. Without `tlsrpt` it matches any depth: a leading dot in `match=` does."""
     lab.publish("one.tlsrpt.example", mx=["*.one.tlsrpt.example"])
@@ -98,6 +101,7 @@ def test_wildcard_stands_for_one_label(lab, enforces_patterns):
     assert "'mx.two.tlsrpt.example' does not match STS MX pattern" in mail.log
 
 
+@pytest.mark.requirement("APPLY-6", "ANSWER-10")
 def test_certificate_of_another_mail_server_that_the_policy_names_is_deferred(
     lab, enforces_patterns
 ):
@@ -136,6 +140,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.requirement("ANSWER-8")
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_hostile_extension_line_changes_nothing(lab, number):
     line, kept, why = HOSTILE[number]
@@ -147,6 +152,7 @@ def test_hostile_extension_line_changes_nothing(lab, number):
     assert reported["mx-host"] == [f"mx.{domain}"], why
 
 
+@pytest.mark.requirement("ANSWER-8")
 def test_all_hostile_lines_together_change_nothing(lab):
     domain = "hostile.tlsrpt.example"
     lab.publish(domain, extra=[line for line, _, _ in HOSTILE])
@@ -157,6 +163,7 @@ def test_all_hostile_lines_together_change_nothing(lab):
 
 
 # RFC 8461 §3.2: a field's value holds none of these.
+@pytest.mark.requirement("ANSWER-8")
 @pytest.mark.parametrize("character", ["\0", "\t", "\r", "\x1b", "\x7f"])
 def test_policy_with_a_control_character_is_none(lab, character):
     domain = f"control-{ord(character)}.tlsrpt.example"
@@ -172,6 +179,7 @@ HUGE = {
 }
 
 
+@pytest.mark.requirement("ANSWER-9")
 @pytest.mark.parametrize("name", HUGE)
 def test_huge_policy_is_enforced(lab, name):
     says, strings = HUGE[name]
@@ -189,6 +197,7 @@ def test_huge_policy_is_enforced(lab, name):
     assert_deferred(lab, lab.mta.send(domain))
 
 
+@pytest.mark.requirement("ANSWER-9")
 @pytest.mark.parametrize("more", ["mx", "extra"])
 def test_longest_list_passes_tlsproxy(lab, more):
     """With connection reuse smtp(8) hands all lists on: 1,024 strings of the policy at most."""
@@ -202,6 +211,7 @@ def test_longest_list_passes_tlsproxy(lab, more):
     assert reported["mx-host"] == says["mx"]
 
 
+@pytest.mark.requirement("ANSWER-11")
 @pytest.mark.parametrize("mode", ["none", "testing", None])
 def test_without_an_enforced_policy_nothing_is_found(lab, mode):
     domain = f"mode-{mode}.tlsrpt.example".lower()

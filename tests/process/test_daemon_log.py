@@ -103,6 +103,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.requirement("HTTPS-20")
 @pytest.mark.parametrize(("text", "written"), HOSTILE)
 def test_hostile_text_is_one_printable_line(opened, tmp_path, text, written):
     path = tmp_path / "log"

@@ -30,7 +30,7 @@ NO_LOOKUP = b"zone [192.0.2.1]"
 
 # What pip installs as mta-sts-daemon. A request with "hold" in it waits until a file is there.
 PROGRAM = """#!{python}
-import os, sys, time
+import os, sys, threading, time
 sys.path.insert(0, {library!r})
 from stsresolver.socketmap import answer
 from stsresolver import daemon
@@ -38,9 +38,14 @@ from stsresolver import daemon
 look_up = answer.Answers.look_up
 
 def held(self, request, deliver):
-    while b"hold" in request and not os.path.exists({release!r}):
-        time.sleep(0.005)
-    look_up(self, request, deliver)
+    def wait():
+        while not os.path.exists({release!r}):
+            time.sleep(0.005)
+        look_up(self, request, deliver)
+    if b"hold" in request:
+        threading.Thread(target=wait, daemon=True).start()
+    else:
+        look_up(self, request, deliver)
 
 answer.Answers.look_up = held
 sys.exit(daemon.main())

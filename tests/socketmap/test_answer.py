@@ -43,6 +43,18 @@ ANSWERS = [
 ]
 
 
+@pytest.mark.requirement("APPLY-8", "ANSWER-4")
+@pytest.mark.requirement(
+    {
+        "enforce, Postfix 3.4 and later": ("APPLY-7", "ANSWER-1"),
+        "before 3.4": "ANSWER-2",
+        "none is never OK none": "ANSWER-3",
+        "testing": ("ANSWER-3", "ANSWER-11"),
+        "testing, taken strictly": "ANSWER-3",
+        "no policy0": "ANSWER-3",
+        "3.10 and later": "ANSWER-5",
+    }
+)
 @pytest.mark.parametrize(
     ("policy", "zone", "reply", "why"), ANSWERS, ids=[case[3] for case in ANSWERS]
 )
@@ -92,6 +104,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.requirement("ANSWER-8")
 @pytest.mark.parametrize(("line", "why"), HOSTILE, ids=[case[1] for case in HOSTILE])
 def test_no_policy_text_adds_or_hides_an_attribute(line, why):
     policy = parse_policy((HEAD + f"mx: mail.example.com\n{line}\n").encode())
@@ -123,6 +136,7 @@ LENGTHS = [
 ]
 
 
+@pytest.mark.requirement("ANSWER-6", "ANSWER-9")
 @pytest.mark.parametrize(("lines", "strings", "why"), LENGTHS, ids=[case[2] for case in LENGTHS])
 def test_what_does_not_fit_is_dropped_in_turn(lines, strings, why):
     policy = parse_policy((HEAD + "mx: mail.example.com\n" + lines).encode())
@@ -134,6 +148,7 @@ def test_what_does_not_fit_is_dropped_in_turn(lines, strings, why):
         assert reply == answer(policy, "example.com", Zone())
 
 
+@pytest.mark.requirement("ANSWER-9")
 def test_extension_text_is_dropped_first():
     mx = "".join(f"mx: {number}.{'a' * 50}.{'b' * 30}.com\n" for number in range(300))
     lines = "".join(f"x{number}: {'y' * 60}\n" for number in range(400))
@@ -144,6 +159,7 @@ def test_extension_text_is_dropped_first():
     assert reply.count(b"mx_host_pattern") == 300
 
 
+@pytest.mark.requirement("WIRE-6", "ANSWER-9")
 def test_the_short_form_of_the_largest_policy_fits():
     head = "version:STSv1\nmode:enforce\nmax_age:1\n"
     lines = (f"mx:{number:03x}.co\n" for number in range(6300))
@@ -211,6 +227,25 @@ REQUESTS = [
 ]
 
 
+@pytest.mark.requirement("WIRE-1")
+@pytest.mark.requirement(
+    {
+        "a smart host": "APPLY-3",
+        "an address literal: no lookup": ("APPLY-4", "KEY-4"),
+        "no space: no key": "WIRE-7",
+        "nothing": "WIRE-7",
+        "parent domains: no lookup": "KEY-3",
+        "a single label: no lookup": "KEY-4",
+        "IDN": "KEY-6",
+        "an empty key": "KEY-7",
+        "invalid UTF-8": "KEY-7",
+        "two spaces: the key begins with one": "KEY-7",
+        "an unknown name: default_zone": "KEY-8",
+        "a zone, with its own timeout": "KEY-8",
+        "zone names have case": "KEY-8",
+        "built-in, not default_zone's": "KEY-9",
+    }
+)
 @pytest.mark.parametrize(
     ("request_", "want", "asked", "why"), REQUESTS, ids=[case[3] for case in REQUESTS]
 )
@@ -229,6 +264,11 @@ AT_ONCE = [
 ]
 
 
+@pytest.mark.requirement(
+    {
+        "what needs no lookup is said on the serving thread": "KEY-3",
+    }
+)
 @pytest.mark.parametrize(("request_", "at_once", "why"), AT_ONCE, ids=[case[2] for case in AT_ONCE])
 def test_at_once(answers, request_, at_once, why):
     found = answers.at_once(request_)
@@ -237,6 +277,7 @@ def test_at_once(answers, request_, at_once, why):
         assert found.until == math.inf
 
 
+@pytest.mark.requirement("WIRE-10")
 def test_a_reply_says_how_long_it_holds(answers):
     replies = []
     answers.look_up(b"z example.com", replies.append)
@@ -244,7 +285,8 @@ def test_a_reply_says_how_long_it_holds(answers):
     assert answers.changes == 7
 
 
-def test_at_hand(answers):
-    assert answers.at_hand(b"strict example.com").data.endswith(STRICT + b",")
-    assert answers.at_hand(b"strict example.net").data == b"5:TEMP ,", "nobody knows yet"
-    assert answers.at_hand(b"strict example.net").until == -math.inf, "never said again"
+@pytest.mark.requirement("WIRE-9")
+def test_cached(answers):
+    assert answers.cached(b"strict example.com").data.endswith(STRICT + b",")
+    assert answers.cached(b"strict example.net").data == b"5:TEMP ,", "nobody knows yet"
+    assert answers.cached(b"strict example.net").until == -math.inf, "never said again"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from stsresolver.config.keys import Zone
-from stsresolver.socketmap import connections, server
+from stsresolver.socketmap import connections, conversation, server
 from stsresolver.socketmap.answer import Answers
 from stsresolver.socketmap.netstring import MAX_REPLY, MAX_REQUEST
 from stsresolver.socketmap.reply_cache import Reply
@@ -39,6 +39,7 @@ def everywhere(request, serve) -> Served:
 # FRAMES
 
 
+@pytest.mark.requirement("WIRE-2")
 @pytest.mark.parametrize("request_", [b"zone now a", b"zone later a"])
 def test_request_whole_and_split_anywhere(everywhere, request_):
     wire = frame(request_)
@@ -52,6 +53,7 @@ def test_request_whole_and_split_anywhere(everywhere, request_):
             assert client.reply() == answer
 
 
+@pytest.mark.requirement("WIRE-2")
 def test_request_byte_by_byte(everywhere):
     wire = frame(b"zone now a")
     with everywhere.client() as client:
@@ -62,6 +64,7 @@ def test_request_byte_by_byte(everywhere):
         assert client.reply() == b"NOW zone now a"
 
 
+@pytest.mark.requirement("WIRE-3")
 def test_pipelined_requests_are_answered_in_order(everywhere):
     words = [b"now", b"later", b"constant", b"later", b"later", b"now"] * 20
     requests = [b"zone %b %d" % (word, number) for number, word in enumerate(words)]
@@ -80,6 +83,7 @@ def test_pipelined_request_split_behind_whole_ones(serve):
         assert client.replies(2) == [b"NOW zone now 2", b"NOW zone now 1"]
 
 
+@pytest.mark.requirement("WIRE-3")
 @pytest.mark.parametrize("kind", ["tcp4", "unix"])
 def test_thousands_pipelined_for_a_client_that_reads_late(serve, kind):
     served = serve(kind)
@@ -95,7 +99,7 @@ def test_thousands_pipelined_for_a_client_that_reads_late(serve, kind):
             wait_for(served.is_full, "a full client")
             assert served.is_at_rest()
             for one in served.connections:
-                assert len(one.unsent) < 2 * connections._UNSENT_LIMIT
+                assert len(one.unsent) < 2 * conversation.UNSENT_LIMIT
                 assert len(one.received) < MAX_REQUEST + 2 * connections._READ
             assert other.ask(b"zone later b") == b"LATER zone later b"
             answers = late.replies(number)
@@ -106,6 +110,7 @@ def test_thousands_pipelined_for_a_client_that_reads_late(serve, kind):
     assert [text.partition(b" ")[2] for text in answers] == requests
 
 
+@pytest.mark.requirement("WIRE-4")
 @pytest.mark.parametrize("word", [b"now", b"later"])
 def test_longest_request(everywhere, word):
     request = b"zone " + word + b" "
@@ -115,6 +120,7 @@ def test_longest_request(everywhere, word):
         assert client.ask(b"zone now a") == b"NOW zone now a"
 
 
+@pytest.mark.requirement("WIRE-4")
 def test_request_one_byte_over(everywhere):
     with everywhere.client() as client:
         client.send(b"%d:zone now " % (MAX_REQUEST + 1))
@@ -134,6 +140,7 @@ BAD_FRAMES = [
 ]
 
 
+@pytest.mark.requirement("WIRE-5")
 @pytest.mark.parametrize(("data", "why"), BAD_FRAMES)
 def test_bad_frame_closes_without_an_answer(serve, data, why):
     served = serve()
@@ -143,6 +150,7 @@ def test_bad_frame_closes_without_an_answer(serve, data, why):
         assert other.ask(b"zone now a") == b"NOW zone now a"
 
 
+@pytest.mark.requirement("WIRE-5")
 @pytest.mark.parametrize(("data", "why"), BAD_FRAMES)
 def test_good_requests_before_a_bad_frame_are_answered(serve, data, why):
     served = serve()
@@ -169,6 +177,7 @@ def test_text_of_requests_is_for_the_source_alone(serve):
         assert [client.ask(text) for text in texts] == [b"GOT " + text for text in texts]
 
 
+@pytest.mark.requirement("WIRE-7")
 def test_request_without_a_space(serve):
     class Literal(Source):
         answers = Answers(None, Zone(), {})
@@ -297,7 +306,7 @@ def test_bug_closes_one_connection(serve, monkeypatch):
     served = serve(bugs=True)
     with served.client() as client, served.client() as other:
         assert other.ask(b"zone constant a") == b"CONSTANT zone constant a"
-        monkeypatch.setattr(connections, "cut", broken)
+        monkeypatch.setattr(conversation, "cut", broken)
         client.send(frame(b"zone now b"))
         assert client.is_closed()
         monkeypatch.undo()
@@ -307,6 +316,7 @@ def test_bug_closes_one_connection(serve, monkeypatch):
 # IDLE CONNECTIONS
 
 
+@pytest.mark.requirement("WIRE-11")
 def test_idle_connections_cost_no_thread(serve):
     served = serve(workers=1)
     with contextlib.ExitStack() as stack:
@@ -319,6 +329,7 @@ def test_idle_connections_cost_no_thread(serve):
         assert threading.active_count() == threads
 
 
+@pytest.mark.requirement("WIRE-11")
 def test_idle_connections_are_closed(serve, monkeypatch):
     monkeypatch.setattr(connections, "IDLE_LIMIT", 0.3)
     monkeypatch.setattr(server, "IDLE_ROUND", 0.05)
@@ -349,6 +360,7 @@ def test_idle_connections_are_closed(serve, monkeypatch):
         assert waiting.is_closed()
 
 
+@pytest.mark.requirement("WIRE-11")
 def test_connection_is_not_idle_after_a_long_lookup(serve, monkeypatch):
     monkeypatch.setattr(connections, "IDLE_LIMIT", 0.3)
     monkeypatch.setattr(server, "IDLE_ROUND", 0.02)
@@ -375,6 +387,7 @@ def test_asking_connection_is_not_idle(serve, monkeypatch):
             threading.Event().wait(0.01)
 
 
+@pytest.mark.requirement("WIRE-12")
 def test_two_thousand_idle_connections(serve):
     needed = 2 * 2000 + 200
     served = serve(workers=1)
@@ -396,6 +409,7 @@ def test_two_thousand_idle_connections(serve):
 # AS MANY CONNECTIONS AS MAY BE
 
 
+@pytest.mark.requirement("KEEP-12")
 def test_connection_limit(serve, caplog):
     served = serve(run=False)
     served.server._connections.limit = 3
@@ -414,7 +428,7 @@ def test_connection_limit(serve, caplog):
             assert clients[index + 3].reply() == b"NOW zone now a"
             assert served.is_at_rest()
         served.has_connections(3)
-    assert warnings(caplog) == ["no new connections for now: 3 are open, as many as may be"]
+    assert warnings(caplog) == ["no new connections for now: 3 are open, the limit"]
 
 
 OUT_OF_DESCRIPTORS = """

@@ -32,6 +32,12 @@ BAD = [
 ]
 
 
+@pytest.mark.requirement("WIRE-1")
+@pytest.mark.requirement(
+    {
+        "the longest request": "WIRE-4",
+    }
+)
 @pytest.mark.parametrize(("frame", "payload", "why"), GOOD, ids=[case[2] for case in GOOD])
 def test_good(frame, payload, why):
     assert cut(frame) == (payload, len(frame)), why
@@ -39,6 +45,7 @@ def test_good(frame, payload, why):
     assert cut(b"3:abc," + frame, 6) == (payload, 6 + len(frame)), "what came before is past"
 
 
+@pytest.mark.requirement("WIRE-2")
 @pytest.mark.parametrize(
     ("frame", "payload", "why"), GOOD[:-1], ids=[case[2] for case in GOOD[:-1]]
 )
@@ -47,6 +54,7 @@ def test_good_byte_by_byte(frame, payload, why):
         assert cut(frame[:end]) is None, f"{why}: {end} bytes are not all of it"
 
 
+@pytest.mark.requirement("WIRE-5")
 @pytest.mark.parametrize(("frame", "why"), BAD, ids=[case[1] for case in BAD])
 def test_bad(frame, why):
     with pytest.raises(NetstringError):
@@ -54,6 +62,7 @@ def test_bad(frame, why):
         pytest.fail(f"taken: {why}")
 
 
+@pytest.mark.requirement("WIRE-5")
 @pytest.mark.parametrize(("frame", "why"), BAD, ids=[case[1] for case in BAD])
 def test_bad_byte_by_byte(frame, why):
     """The first wrong byte is enough: nobody waits for the rest of what is already wrong."""
@@ -69,6 +78,7 @@ def test_bad_byte_by_byte(frame, why):
         assert refused == len(frame)
 
 
+@pytest.mark.requirement("WIRE-1")
 def test_encode():
     assert encode(b"NOTFOUND ") == b"9:NOTFOUND ,"
     assert encode(b"") == b"0:,"

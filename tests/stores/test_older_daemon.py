@@ -83,6 +83,7 @@ def test_the_older_daemons_policies_are_taken_over(path, caplog):
     ]
 
 
+@pytest.mark.requirement("POL-15")
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -74,6 +74,7 @@ class TestRedisStoreByUnixSocket(StoreContract):
 
 
 class TestKeys:
+    @pytest.mark.requirement("LIB-13")
     def test_names_and_lifetimes(self, store, client, prefix):
         store.put(entry(), NOW)
         assert store.lease("a", 60.0, NOW)
@@ -99,6 +100,7 @@ class TestKeys:
         for name in ("due", "end", "fetched"):
             assert client.pttl(prefix + name) > (POLICY.max_age + MARGIN - 60) * 1000
 
+    @pytest.mark.requirement("LIB-13")
     def test_no_clock_makes_a_key_for_ever(self, store, client, prefix):
         store.put(entry(fetched=NOW + 100 * 365 * DAY), NOW)
         life = (POLICY.max_age + CLOCK_SKEW + MARGIN) * 1000
@@ -146,6 +148,7 @@ class TestLease:
         eventually(lambda: store.lease("b", 60.0, NOW), "the lease of a runs out")
         assert not store.lease("a", 60.0, NOW)
 
+    @pytest.mark.requirement("LIB-14")
     @pytest.mark.parametrize("kind", ["text", "set"])
     def test_another_program_s_key_stops_nobody(self, store, client, prefix, kind, caplog):
         if kind == "text":
@@ -169,6 +172,7 @@ class TestWhatIsReadBack:
         client.set(prefix + "policy:example.com", stored(id="2"))
         assert store.get("example.com") == entry(id="2", asked=NOW, due=NOW)
 
+    @pytest.mark.requirement("POL-15")
     @pytest.mark.parametrize(
         ("text", "why"),
         [
@@ -231,6 +235,7 @@ class TestOtherPrograms:
                 client.set(key, '{"domain": "example.com", "fetched": null}')
         return key, client.dump(key)
 
+    @pytest.mark.requirement("LIB-14")
     def test_a_foreign_value_is_left_alone(self, store, client, prefix, foreign, caplog):
         key, dump = foreign
         client.zadd(prefix + "due", {"example.com": 1.0})
@@ -248,6 +253,7 @@ class TestOtherPrograms:
         assert client.ttl(key) == -1
         assert len(caplog.records) == 1, "once"
 
+    @pytest.mark.requirement("LIB-14")
     @pytest.mark.parametrize("name", ["due", "end", "fetched"])
     def test_a_foreign_index_is_an_error_that_names_it(self, store, client, prefix, name):
         client.set(prefix + name, "x")

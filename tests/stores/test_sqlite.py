@@ -123,6 +123,7 @@ def test_the_lease_is_one_holders(path):
         assert other.lease("other", 60, NOW - 365 * DAY), "taken by a clock that was wrong"
 
 
+@pytest.mark.requirement("LIB-12")
 def test_ten_thousand_entries_come_in_order(path):
     count = 10_000
     numbers = list(range(count))
@@ -150,6 +151,7 @@ def explain(path, text, values):
         return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", values)]
 
 
+@pytest.mark.requirement("LIB-12")
 @pytest.mark.parametrize("query", ["_GET", "_DUE", "_PUT", "_TOUCH", "_REMOVE", "_PURGE"])
 def test_every_query_goes_by_an_index(store, path, query):
     text = getattr(sqlite, query)
@@ -160,6 +162,7 @@ def test_every_query_goes_by_an_index(store, path, query):
     assert not [step for step in plan if step.startswith("SCAN")], plan
 
 
+@pytest.mark.requirement("LIB-12")
 def test_what_is_not_due_is_not_passed_by(store, path):
     plan = explain(path, sqlite._DUE, {"now": NOW, "ahead": NOW})
     assert "SEARCH policy USING INDEX policy_due (due<?)" in plan
@@ -206,6 +209,7 @@ def test_another_process_makes_the_file_first(path, monkeypatch):
         assert store.get("example.com") == entry()
 
 
+@pytest.mark.requirement("LIB-9")
 def test_kill_9_loses_nothing_that_was_acknowledged(path):
     acknowledged = []
     for turn in range(5):
@@ -225,6 +229,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(path):
 # Rows that do not pass the grammar
 
 
+@pytest.mark.requirement("POL-15")
 @pytest.mark.parametrize(
     ("change", "why"),
     [

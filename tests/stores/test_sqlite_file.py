@@ -200,6 +200,7 @@ def test_a_file_moved_away_while_in_use(path, change):
 # Locks and connections
 
 
+@pytest.mark.requirement("LIB-9")
 def test_a_lock_held_too_long(path):
     with opened(path, timeout=0.3) as store:
         store.put(entry(), NOW)
@@ -237,6 +238,7 @@ def test_waiting_for_a_connection_ends(database):
         connection.execute("SELECT 1")
 
 
+@pytest.mark.requirement("LIB-10")
 def test_a_failed_transaction_leaves_nothing(database):
     with database.transaction() as connection:
         connection.execute("CREATE TABLE t (a)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import queue
+import select
 import threading
 from collections.abc import Callable, Iterator
 
@@ -25,9 +25,9 @@ class Source:
     """Replies after the word behind the map name; the reply repeats the request.
 
     now, much: at once, and never again without asking. constant: at once and for ever.
-    later: by a lookup. held: by one that waits for `release`. ready: by one, kept until `until`.
-    bytes N: by one, N bytes. twice: by one that delivers two replies. broken: the lookup raises.
-    broken-now: `at_once` raises.
+    later: by a lookup, which delivers on another thread. held: by one that ends with `release`.
+    ready: by one, kept until `until`. bytes N: by one, N bytes. twice: by one that delivers two
+    replies. broken: the lookup raises. broken-now: `at_once` raises.
     """
 
     def __init__(self) -> None:
@@ -35,9 +35,10 @@ class Source:
         self.until = math.inf
         self.asked: list[bytes] = []
         self.lookups: list[bytes] = []
-        self.at_hand_works = True
-        self._gates = queue.SimpleQueue[threading.Event]()
-        self._open = threading.Event()
+        self.cached_works = True
+        self._lock = threading.Lock()
+        self._held: list[Callable[[], None]] = []
+        self._open = False
 
     def at_once(self, request: bytes) -> Reply | None:
         self.asked.append(request)
@@ -59,8 +60,13 @@ class Source:
         if word == b"broken":
             raise RuntimeError("look_up is broken")
         if word == b"held":
-            assert self._open.wait(DEADLINE), "nobody called release"
-        if word == b"bytes":
+            with self._lock:
+                if not self._open:
+                    self._held.append(lambda: deliver(reply(b"LATER " + request)))
+                    return
+        if word == b"later":
+            threading.Thread(target=deliver, args=[reply(b"LATER " + request)]).start()
+        elif word == b"bytes":
             deliver(reply(b"x" * int(rest[0])))
         elif word == b"ready":
             deliver(reply(b"READY " + request, self.until, change=change))
@@ -70,14 +76,18 @@ class Source:
         else:
             deliver(reply(b"LATER " + request))
 
-    def at_hand(self, request: bytes) -> Reply:
-        if not self.at_hand_works:
-            raise RuntimeError("at_hand is broken")
+    def cached(self, request: bytes) -> Reply:
+        if not self.cached_works:
+            raise RuntimeError("cached is broken")
         return reply(b"TEMP ")
 
     def release(self) -> None:
         """Let the held lookups end, and those to come."""
-        self._open.set()
+        with self._lock:
+            self._open = True
+            held, self._held = self._held, []
+        for deliver in held:
+            deliver()
 
     def held(self, number: int) -> Callable[[], bool]:
         """Return the condition that so many held lookups are under way."""
@@ -136,14 +146,14 @@ class Served:
 
     def is_full(self) -> bool:
         """Say whether replies wait for a client that does not read."""
-        return any(one.unsent for one in self.connections)
+        return any(one.events == select.EPOLLOUT for one in self.connections)
 
     def has_stopped_listening(self) -> bool:
         return not self.server._connections._listeners
 
-    def in_line(self, number: int) -> Callable[[], bool]:
-        """Return the condition that so many requests wait for a worker."""
-        return lambda: len(self.server._line) == number
+    def is_queued(self, number: int) -> Callable[[], bool]:
+        """Return the condition that so many jobs of requests wait for a worker."""
+        return lambda: len(self.server._queue) == number
 
     def has_connections(self, number: int) -> None:
         wait_for(lambda: len(self.connections) == number, f"{number} connections")

@@ -1,0 +1,27 @@
+"""How long to wait until the next start of a resolver process. Pure: seconds in, seconds out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The first pause, and the longest (seconds).
+FIRST = 0.25
+LONGEST = 30.0
+# A process that lived for this long (seconds) was well: its end is no part of a series.
+WELL = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Pauses that double while processes end soon after their start. `pause`: the last one."""
+
+    pause: float = 0.0
+
+    def after(self, lived: float, *, replaced: bool) -> Backoff:
+        """Return the back-off after a process that lived for `lived` seconds.
+
+        `replaced`: whether it ended because another one is to follow.
+        """
+        if replaced or lived > WELL:
+            return Backoff()
+        return Backoff(min(max(FIRST, 2 * self.pause), LONGEST))

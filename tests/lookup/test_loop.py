@@ -1,0 +1,184 @@
+"""The event loop: lookups go on when their event comes or their time is over, questions wait."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+
+import pytest
+
+from stsresolver.lookup import loop
+from stsresolver.lookup.loop import Loop
+from stsresolver.net.steps import Wait
+
+# Seconds: more than any test takes.
+LONG = 60.0
+
+
+class Place:
+    """A loop, the daemon's end of its questions, and the results so far."""
+
+    def __init__(self, most=100):
+        self.daemon, self.questions = socket.socketpair()
+        self.loop = Loop(self.questions.fileno(), most)
+        self.done = []
+        self.sockets = [self.daemon, self.questions]
+
+    def pair(self):
+        pair = socket.socketpair()
+        self.sockets += pair
+        return pair
+
+    def start(self, name, *waits):
+        """Begin a lookup that waits for each of these in turn; its result tells which came."""
+
+        def steps():
+            came = []
+            for descriptor, event, until in waits:
+                came.append((yield Wait(descriptor.fileno(), event, until)))
+            return name, came
+
+        self.loop.start(steps(), self.done.append)
+
+    def turns(self, number):
+        """Take turns until there are so many results; return whether one was for questions."""
+        asked = False
+        end = time.monotonic() + LONG
+        while len(self.done) < number:
+            assert time.monotonic() < end, self.done
+            asked = self.loop.turn() or asked
+        return asked
+
+
+@pytest.fixture
+def place():
+    place = Place()
+    yield place
+    for one in place.sockets:
+        one.close()
+
+
+def later(seconds=LONG):
+    return time.monotonic() + seconds
+
+
+def test_a_lookup_that_does_not_wait_is_done_at_once(place):
+    place.start("a")
+    assert place.done == [("a", [])]
+
+
+def test_it_goes_on_when_its_event_comes(place):
+    ours, theirs = place.pair()
+    place.start("a", (ours, select.POLLIN, later()), (ours, select.POLLOUT, later()))
+    assert place.done == []
+    theirs.send(b"x")
+    place.turns(1)
+    assert place.done == [("a", [True, True])]
+
+
+def test_it_goes_on_when_its_time_is_over(place):
+    ours, _ = place.pair()
+    place.start("a", (ours, select.POLLIN, later(0.05)), (ours, select.POLLIN, later(-1.0)))
+    place.turns(1)
+    assert place.done == [("a", [False, False])]
+
+
+def test_the_one_whose_time_is_over_first_goes_on_first(place):
+    for name, seconds in ("a", 0.2), ("b", 0.1), ("c", 0.15):
+        place.start(name, (place.pair()[0], select.POLLIN, later(seconds)))
+    place.turns(3)
+    assert [name for name, _ in place.done] == ["b", "c", "a"]
+
+
+def test_an_event_that_came_makes_its_time_limit_void(place):
+    ours, theirs = place.pair()
+    other, _ = place.pair()
+    place.start("a", (ours, select.POLLIN, later(0.1)), (ours, select.POLLIN, later()))
+    place.start("b", (other, select.POLLIN, later(0.2)))
+    theirs.send(b"x")
+    place.turns(1)
+    assert place.done[0][0] == "a"
+    place.turns(2)
+
+
+def test_a_descriptor_may_be_closed_and_another_have_its_number(place):
+    def steps():
+        for _ in range(3):
+            one, other = socket.socketpair()
+            with one, other:
+                yield Wait(one.fileno(), select.POLLOUT, later())
+        return "done"
+
+    place.loop.start(steps(), place.done.append)
+    place.turns(1)
+    assert place.done == ["done"]
+
+
+def test_a_question_is_taken_when_nothing_else_can_go_on(place):
+    place.daemon.send(b"question")
+    assert place.loop.turn()
+
+
+def test_running_lookups_go_on_before_a_question_is_taken(place, monkeypatch):
+    monkeypatch.setattr(loop, "PATIENCE", LONG)
+    ours, theirs = place.pair()
+    place.start("a", (ours, select.POLLIN, later()))
+    theirs.send(b"x")
+    place.daemon.send(b"question")
+    assert not place.loop.turn()
+    assert place.done
+    assert place.loop.turn()
+
+
+def test_but_not_for_long(place, monkeypatch):
+    monkeypatch.setattr(loop, "PATIENCE", 0.05)
+    ours, theirs = place.pair()
+    theirs.send(b"x")
+
+    def dribble():
+        while True:
+            yield Wait(ours.fileno(), select.POLLIN, later())
+
+    place.loop.start(dribble(), place.done.append)
+    place.daemon.send(b"question")
+    end = later()
+    while not place.loop.turn():
+        assert time.monotonic() < end, "the question is passed over for ever"
+
+
+def test_with_as_many_lookups_as_may_be_questions_wait():
+    place = Place(most=1)
+    ours, theirs = place.pair()
+    place.start("a", (ours, select.POLLIN, later()))
+    place.daemon.send(b"question")
+    theirs.send(b"x")
+    assert not place.loop.turn()
+    assert place.done
+    assert place.loop.turn(), "there is room again"
+    for one in place.sockets:
+        one.close()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device")])
+def test_where_the_system_cannot_wait_the_lookup_fails_alone(place, error):
+    class Poll:
+        def register(self, *_):
+            raise error
+
+    real, place.loop._poll = place.loop._poll, Poll()
+    failed = []
+
+    def steps():
+        try:
+            yield Wait(place.pair()[0].fileno(), select.POLLIN, later())
+        except OSError as reason:
+            failed.append(str(reason))
+        return "failed"
+
+    place.loop.start(steps(), place.done.append)
+    place.loop._poll = real
+    assert place.done == ["failed"]
+    assert "no room" in failed[0]
+    place.start("a")
+    assert place.done[1:] == [("a", [])]

@@ -1,0 +1,96 @@
+"""Questions under way: packets, time limits, and what is asked once more."""
+
+import json
+
+import pytest
+
+from stsresolver.lookup import questions
+from stsresolver.lookup.questions import Questions
+
+NOW = 1000.0
+
+
+@pytest.fixture
+def several():
+    return Questions()
+
+
+def add(several, number, seconds=10.0, now=NOW):
+    for _ in range(number):
+        several.add("policy id", "example.com", 4.0, (), seconds, print, now)
+
+
+def send(several):
+    """Send what is unsent; return the numbers in each packet."""
+    packets = []
+    while several.unsent:
+        packet, batch = several.packet()
+        packets.append([json.loads(message)[0] for message in packet.split(b"\n")])
+        several.sent(batch)
+    return packets
+
+
+def test_questions_go_out_in_one_packet(several):
+    add(several, 3)
+    assert send(several) == [[1, 2, 3]]
+    assert len(several) == 3
+
+
+def test_a_packet_is_bounded(several, monkeypatch):
+    monkeypatch.setattr(questions, "_BATCH", 2)
+    add(several, 5)
+    assert send(several) == [[1, 2], [3, 4], [5]]
+    monkeypatch.setattr(questions, "MAX_MESSAGE", 1)
+    add(several, 2)
+    assert send(several) == [[6], [7]], "one message goes alone, however long"
+
+
+def test_an_answer_is_for_one_question_once(several):
+    add(several, 2)
+    send(several)
+    assert several.answered(2).number == 2
+    assert several.answered(2) is None
+    assert several.answered(99) is None
+    assert len(several) == 1
+
+
+def test_an_answer_to_what_was_not_sent_takes_it_from_the_packet(several):
+    add(several, 2)
+    several.answered(1)
+    assert send(several) == [[2]]
+
+
+def test_what_is_overdue(several):
+    add(several, 1, seconds=5.0)
+    add(several, 1, seconds=2.0)
+    send(several)
+    assert several.next_end() == NOW + 2.0
+    assert several.overdue(NOW + 1.9) == []
+    assert [one.number for one in several.overdue(NOW + 2.0)] == [2]
+    several.answered(1)
+    assert several.overdue(NOW + 5.0) == []
+    assert len(several) == 0
+
+
+def test_what_was_lost_is_asked_once_more_with_its_whole_time(several):
+    add(several, 2)
+    send(several)
+    assert several.lost(NOW + 9.0) == []
+    assert several.overdue(NOW + 18.0) == [], "its time begins anew"
+    assert send(several) == [[1, 2]]
+    assert [one.number for one in several.lost(NOW + 18.0)] == [1, 2], "and no third time"
+    assert len(several) == 0
+
+
+def test_what_was_never_sent_loses_no_try(several):
+    add(several, 1)
+    for _ in range(5):
+        assert several.lost(NOW) == []
+    assert send(several) == [[1]]
+
+
+def test_what_waits_for_a_process_for_too_long(several):
+    add(several, 1)
+    add(several, 1, now=NOW + 1.0)
+    assert [one.number for one in several.older(NOW)] == [1]
+    assert send(several) == [[2]]
