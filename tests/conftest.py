@@ -53,6 +53,18 @@ def pytest_collection_modifyitems(config, items):
                 print(f"requirement {number} {item.nodeid}")
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Say how to run what was skipped for the sake of where the checkout lies."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    # The words of giving_up_root.py.
+    closed = sum("that everybody may enter" in str(report.longrepr) for report in skipped)
+    if closed:
+        terminalreporter.write_line(
+            f"{closed} tests need a clone, and a Python, that not only root may enter:"
+            " clone to /srv instead of /root to run them"
+        )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
     """Let a report show what no encoding takes: pytest-xdist sends it in UTF-8."""
