@@ -24,7 +24,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 INSTALL_SERVICE = CHECKOUT / "etc" / "install-service"
 MANUALS = ["man1/mta-sts-daemon.1", "man1/mta-sts-query.1", "man5/mta-sts-daemon.yml.5"]
 # These are for a checkout, not for a host.
-NOT_SHIPPED = {"apt-install", "make-venv", "run-from-checkout"}
+NOT_SHIPPED = {"run-from-checkout"}
 # What pip says when there is no index.
 OFFLINE = ("No matching distribution found", "Could not find a version", "Failed to establish")
 
