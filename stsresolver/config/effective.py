@@ -20,7 +20,6 @@ from dataclasses import fields, is_dataclass, replace
 import yaml
 
 from ..net.proxy import Proxy, ProxyError, from_environment
-from .redis_options import address_options, redis_settings
 from .settings import Config, InternalCache, RedisCache, SqliteCache
 from .yaml_schema import ConfigError, shown
 
@@ -30,11 +29,6 @@ _SECRET = "***"
 _KEYS = {"proactive": "proactive_policy_fetching"}
 _NO_KEYS = ("warnings", "lines")
 # Names of aioredis for options of redis-py, see `redis_options`.
-_OLD_NAMES = {
-    "max_connections": ("maxsize",),
-    "socket_connect_timeout": ("create_connection_timeout", "timeout"),
-    "socket_timeout": ("timeout",),
-}
 _DEFAULT = "built-in default"
 
 # What is said of a value, by its dotted key.
@@ -107,14 +101,14 @@ def _item(
 def _cache(sources: Sources, cache: InternalCache | SqliteCache | RedisCache) -> Iterator[str]:
     """Yield the lines of the key `cache`, whose options depend on its type."""
     if isinstance(cache, RedisCache):
-        kind = "redis_sentinel" if cache.by_sentinels else "redis"
+        kind = "redis_sentinel" if cache.redis.sentinels else "redis"
     else:
         kind = "internal" if isinstance(cache, InternalCache) else "sqlite"
     yield "cache:"
     yield _line("  type", kind, _source(sources, "cache.type"))
     yield "  options:"
     for field in fields(cache):
-        if field.name not in ("options", "by_sentinels"):
+        if field.name != "redis":
             yield from _item(sources, field.name, getattr(cache, field.name), "cache.options.", 2)
     if isinstance(cache, RedisCache):
         yield from _redis(sources, cache)
@@ -122,32 +116,22 @@ def _cache(sources: Sources, cache: InternalCache | SqliteCache | RedisCache) ->
 
 def _redis(sources: Sources, cache: RedisCache) -> Iterator[str]:
     """Yield the options under today's names: a URL taken apart, older names replaced."""
-    found, _ = redis_settings(cache.options, by_sentinels=cache.by_sentinels)
+    found = cache.redis
     values = {"prefix": found.prefix, "max_connections": found.max_connections, **found.keywords}
-    if cache.by_sentinels:
+    if found.sentinels:
         values |= {"sentinels": found.sentinels, "sentinel_master_name": found.master}
         values |= found.sentinel_keywords
     for name, value in values.items():
-        source = _redis_source(sources, cache, name)
+        option = found.sources.get(name)
+        source = _source(sources, f"cache.options.{option}")
+        if option not in (None, name):
+            source += f", {option}"
         if isinstance(value, Mapping):
             yield f"    {name}:"
             for inner, held in value.items():
                 yield _line(f"      {inner}", _masked(inner, held), source)
         else:
             yield _line(f"    {name}", _masked(name, value), source)
-
-
-def _redis_source(sources: Sources, cache: RedisCache, name: str) -> str:
-    at = "cache.options."
-    url = next((each for each in ("url", "address") if at + each in sources), "")
-    parts = address_options(url, cache.options[url]) if url else {}
-    for option in (name, *_OLD_NAMES.get(name, ())):
-        # A part of the URL wins over the option of the same meaning.
-        written = url if option in parts else option
-        if at + written in sources:
-            source = _source(sources, at + written)
-            return source if written == name else f"{source}, {written}"
-    return _DEFAULT
 
 
 def _source(sources: Sources, place: str) -> str:

@@ -38,7 +38,7 @@ from .settings import (
 from .yaml_schema import (
     NOTHING,
     ConfigError,
-    Entry,
+    Item,
     Refused,
     Rule,
     document,
@@ -133,7 +133,7 @@ def _is_socket_path(text: str) -> bool:
         return False
 
 
-def _mode(entry: Entry) -> int:
+def _mode(entry: Item) -> int:
     # 0666 is octal in YAML 1.1 and so it is in quotes; 666 is a decimal number.
     allowed = f"an octal number with a leading zero, from 0 to 0{MODE_MAX:o}, such as 0660"
     value = entry.value
@@ -150,7 +150,7 @@ def _mode(entry: Entry) -> int:
     return value
 
 
-def _account(entry: Entry) -> str:
+def _account(entry: Item) -> str:
     value = entry.value
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return str(value)
@@ -159,15 +159,15 @@ def _account(entry: Entry) -> str:
     return value
 
 
-def _zone_timeout(entry: Entry) -> float:
+def _zone_timeout(entry: Item) -> float:
     seconds = _timeout(entry)
     if seconds > TIMEOUT_USEFUL:
         entry.warn(f"{TIMEOUT_USEFUL} seconds are used: Postfix gives up before a longer one ends")
     return min(seconds, TIMEOUT_USEFUL)
 
 
-def _one_of(words: Collection[str]) -> Callable[[Entry], str]:
-    def rule(entry: Entry) -> str:
+def _one_of(words: Collection[str]) -> Callable[[Item], str]:
+    def rule(entry: Item) -> str:
         value = entry.value
         if not isinstance(value, str) or value not in words:
             raise Refused(", ".join(words), entry.found + guess(str(value), words))
@@ -176,7 +176,7 @@ def _one_of(words: Collection[str]) -> Callable[[Entry], str]:
     return rule
 
 
-def _https_proxy(entry: Entry) -> Proxy:
+def _https_proxy(entry: Item) -> Proxy:
     value = entry.value
     try:
         # What is no text is no URL, and "" is none either.
@@ -186,7 +186,7 @@ def _https_proxy(entry: Entry) -> Proxy:
         raise Refused(error.allowed, found) from None
 
 
-def _no_proxy(entry: Entry) -> tuple[str, ...]:
+def _no_proxy(entry: Item) -> tuple[str, ...]:
     data = entry.data
     names: list[Any] = data if isinstance(data, list) else [data]
     if not all(isinstance(name, str) and name.isprintable() for name in names):
@@ -194,7 +194,7 @@ def _no_proxy(entry: Entry) -> tuple[str, ...]:
     return parse_no_proxy(",".join(names))
 
 
-def _log(entry: Entry) -> LogSettings | None:
+def _log(entry: Item) -> LogSettings | None:
     values = entry.section(_LOG)
     target = values.get("target", "stderr")
     if target == "file" and "file" not in values:
@@ -206,7 +206,7 @@ def _log(entry: Entry) -> LogSettings | None:
     return LogSettings(**values)
 
 
-def _metrics(entry: Entry) -> MetricsSettings | None:
+def _metrics(entry: Item) -> MetricsSettings | None:
     values = entry.section(_ADDRESS)
     if "path" not in values and "port" not in values:
         entry.wrong("port is missing, and so is path: where to listen")
@@ -214,17 +214,17 @@ def _metrics(entry: Entry) -> MetricsSettings | None:
     return MetricsSettings(**values)
 
 
-def _cache(entry: Entry) -> CacheSettings | None:
+def _cache(entry: Item) -> CacheSettings | None:
     # Which options there are depends on the type.
     values = entry.section({"type": _one_of(_CACHES), "options": lambda options: options})
     kind = values.get("type", "internal")
     if kind is None:
         return None
-    options: Entry = values.get("options") or replace(entry, node=NOTHING)
+    options: Item = values.get("options") or replace(entry, node=NOTHING)
     return options.read(_CACHES[kind])
 
 
-def _sqlite(entry: Entry) -> SqliteCache | None:
+def _sqlite(entry: Item) -> SqliteCache | None:
     values = entry.section(_SQLITE)
     if "filename" not in values:
         entry.wrong("filename is missing: the name of the database file")
@@ -232,35 +232,34 @@ def _sqlite(entry: Entry) -> SqliteCache | None:
     return SqliteCache(**values)
 
 
-def _redis(entry: Entry, *, by_sentinels: bool = False) -> RedisCache | None:
+def _redis(entry: Item, *, by_sentinels: bool = False) -> RedisCache | None:
     entries = {name: value for name, (_, value) in entry.entries().items()}
-    values: dict[str, Any] = {"by_sentinels": by_sentinels}
+    values: dict[str, Any] = {}
     size = entries.pop("cache_size", None)
     if size is not None and not size.is_empty:
         values["cache_size"] = size.read(_CACHE_SIZE)
     options = {name: value.data for name, value in entries.items()}
+
+    def placed(option: str, sentence: str) -> tuple[Item, str]:
+        """Return where an option stands; one that is missing, or part of a URL, in the section."""
+        name, _, below = option.partition(".")
+        if name not in entries:
+            return entry, f"{shown(option, len(option))}: {sentence}"
+        return entries[name], f"{below}: {sentence}" if below else sentence
+
     try:
-        _, warnings = redis_settings(options, by_sentinels=by_sentinels)
+        settings, warnings = redis_settings(options, by_sentinels=by_sentinels)
     except RedisOptionsError as error:
-        at, sentence = _placed(str(error), entries, entry)
+        at, sentence = placed(error.option, error.sentence)
         at.wrong(sentence)
         return None
     for warning in warnings:
-        at, sentence = _placed(warning, entries, entry)
+        at, sentence = placed(*warning)
         at.warn(sentence)
-    return RedisCache(options, **values)
+    return RedisCache(settings, **values)
 
 
-def _placed(text: str, entries: Mapping[str, Entry], options: Entry) -> tuple[Entry, str]:
-    """Return the entry that a sentence about an option names, and the sentence without the name.
-
-    An option that is missing, or a part of a URL, has no entry: then `options` has the sentence.
-    """
-    name, sentence = re.split(r"\.|: ", text, maxsplit=1)
-    return (entries[name], sentence) if name in entries else (options, shown(text, len(text)))
-
-
-def _zones(entry: Entry) -> dict[str, Zone | None]:
+def _zones(entry: Item) -> dict[str, Zone | None]:
     zones = {}
     for name, (_, zone) in entry.entries().items():
         if not _is_one_word(name):
@@ -298,7 +297,7 @@ _SQLITE: Mapping[str, Rule] = {
     "timeout": _timeout,
     "cache_size": _CACHE_SIZE,
 }
-_CACHES: Mapping[str, Callable[[Entry], CacheSettings | None]] = {
+_CACHES: Mapping[str, Callable[[Item], CacheSettings | None]] = {
     "internal": section(InternalCache, {"cache_size": _CACHE_SIZE}),
     "sqlite": _sqlite,
     "redis": _redis,

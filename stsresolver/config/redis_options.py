@@ -1,9 +1,11 @@
-"""The options of the cache types `redis` and `redis_sentinel`, read without any I/O.
+"""The options of the cache types `redis` and `redis_sentinel`, parsed once. No I/O.
 
 They are the keywords of redis-py's `Redis` that a configuration file can write, `url`, and our own
-`prefix`. Names of aioredis, which older files carry, are mapped (`address`, `maxsize`, `timeout`,
+`prefix`. Names of aioredis, which older files have, are mapped (`address`, `maxsize`, `timeout`,
 `create_connection_timeout`) or ignored with a warning. A part of a URL wins over an option of the
-same meaning, as in both libraries. An option that is left empty (None) counts as left out.
+same meaning, as in both libraries. An empty option (None) is taken for one that is left out.
+
+`keys` parses the options of the file; the store, the doctor and `effective` take the result.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 # Seconds to connect, and to wait for an answer.
@@ -26,16 +28,37 @@ _PORT = 6379
 
 
 class RedisOptionsError(ValueError):
-    """An option is wrong; the text is one plain sentence, without the password."""
+    """An option is wrong. The text never has the password.
+
+    `option`: its name in the file, dotted below `sentinel_kwargs`.
+    `sentence`: what is wrong, and what is allowed.
+    """
+
+    def __init__(self, option: str, sentence: str) -> None:
+        self.option = option
+        self.sentence = sentence
+        super().__init__(f"{option}: {sentence}")
+
+
+class OptionWarning(NamedTuple):
+    """An option that is accepted and has no effect, and why."""
+
+    option: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
 class RedisSettings:
     """How Redis is reached, and under which names.
 
-    `name`: what messages call it, `host:port/db`. `keywords`: those of `redis.Redis`. `master` and
-    `sentinels`: the master's name and who knows its address; `sentinel_keywords`: those of
-    `redis.sentinel.Sentinel`. Without sentinels all three are empty.
+    `name`: how messages call it, `host:port/db`.
+    `prefix`: of all keys.
+    `max_connections`: at once.
+    `keywords`: of `redis.Redis`.
+    `master`: its name, empty without sentinels.
+    `sentinels`: host and port of those that know where the master is.
+    `sentinel_keywords`: of `redis.sentinel.Sentinel`.
+    `sources`: for each value that was given, the option of the file that it comes from.
     """
 
     name: str
@@ -45,51 +68,57 @@ class RedisSettings:
     master: str = ""
     sentinels: tuple[tuple[str, int], ...] = ()
     sentinel_keywords: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 Options = Mapping[str, object]
-Result = tuple[RedisSettings, list[str]]
+Result = tuple[RedisSettings, list[OptionWarning]]
 
 
 def connection_options(options: Options) -> Result:
-    """Return the settings of type `redis`, and lines of warning without the options' place.
+    """Return the settings of type `redis`, and warnings.
 
     Raise `RedisOptionsError` for the first option that is wrong.
     """
-    warnings: list[str] = []
-    given = _with_address(options, warnings)
-    values = _read(given, _OURS | _WHERE | _HOW, warnings, beside=("url", "cache_size"))
+    warnings: list[OptionWarning] = []
+    sources: dict[str, str] = {}
+    given, address = _with_address(options, warnings)
+    values = _read(given, _OURS | _WHERE | _HOW, warnings, sources, beside=("url", "cache_size"))
+    # What the address says comes from the one option that holds it.
+    sources |= {name: address[option] for name, option in sources.items() if option in address}
     path = values.get("unix_socket_path")
     if path is not None:
         if values.get("ssl"):
-            raise RedisOptionsError("ssl: a UNIX socket has no TLS")
+            raise RedisOptionsError("ssl", "a UNIX socket has no TLS")
         for name in ("host", "port"):
             if name in values:
-                raise RedisOptionsError(f"{name}: Redis is reached by the UNIX socket {path}")
+                raise RedisOptionsError(name, f"Redis is reached by the UNIX socket {path}")
         name = f"{path}/{values['db']}"
     else:
         where = values.setdefault("host", "localhost"), values.setdefault("port", _PORT)
         name = f"{_joined(*where)}/{values['db']}"
-    settings = RedisSettings(name, values.pop("prefix"), values.pop("max_connections"), values)
-    return settings, warnings
+    prefix, most = values.pop("prefix"), values.pop("max_connections")
+    return RedisSettings(name, prefix, most, values, sources=sources), warnings
 
 
 def sentinel_options(options: Options) -> Result:
     """Return the settings of type `redis_sentinel`; otherwise as `connection_options`."""
-    warnings: list[str] = []
+    warnings: list[OptionWarning] = []
+    sources: dict[str, str] = {}
     given = {name: value for name, value in options.items() if value is not None}
     where, kwargs = given.pop("sentinels", None), given.pop("sentinel_kwargs", {})
     beside = ("sentinels", "sentinel_kwargs", "cache_size")
-    values = _read(given, _OURS | _HOW | _SENTINEL, warnings, beside=beside)
+    values = _read(given, _OURS | _HOW | _SENTINEL, warnings, sources, beside=beside)
     sentinels = _sentinels(where)
     master = values.pop("sentinel_master_name", "")
     if not master:
-        raise RedisOptionsError("sentinel_master_name: is missing")
+        raise RedisOptionsError("sentinel_master_name", "is missing")
     if not isinstance(kwargs, Mapping):
-        raise RedisOptionsError("sentinel_kwargs: is no section of options")
+        raise RedisOptionsError("sentinel_kwargs", "is no section of options")
+    sources |= {name: name for name in ("sentinels", "sentinel_kwargs") if options.get(name)}
     # One after the other is asked; all of them together get the time of one connection.
     timeout = values["socket_connect_timeout"] / len(sentinels)
-    own = _read({"timeout": timeout, **kwargs}, _HOW, warnings, place="sentinel_kwargs.")
+    own = _read({"timeout": timeout, **kwargs}, _HOW, warnings, {}, place="sentinel_kwargs.")
     of_sentinels: dict[str, Any] = {"sentinel_kwargs": own}
     for name in ("min_other_sentinels", "force_master_ip"):
         if name in values:
@@ -103,6 +132,7 @@ def sentinel_options(options: Options) -> Result:
         master,
         sentinels,
         of_sentinels,
+        sources,
     )
     return settings, warnings
 
@@ -223,15 +253,17 @@ _IGNORED = {
 def _read(
     given: Options,
     known: Mapping[str, _Kind],
-    warnings: list[str],
+    warnings: list[OptionWarning],
+    sources: dict[str, str],
     *,
     place: str = "",
     beside: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Return the options under today's names with their defaults, each checked by its kind.
 
-    `place`: what stands before their names, dotted; `beside`: what may stand there and is read
-    elsewhere.
+    `sources`: is told the option that each value comes from.
+    `place`: the section of the options, with a dot.
+    `beside`: further options of the section, which are read elsewhere.
     """
     names = (*beside, *known)
     values: dict[str, Any] = {}
@@ -239,48 +271,52 @@ def _read(
         if value is None:
             continue
         if name in _IGNORED:
-            warnings.append(f"{place}{name}: ignored, {_IGNORED[name]}")
+            warnings.append(OptionWarning(f"{place}{name}", f"ignored, {_IGNORED[name]}"))
             continue
         today = _OLD_NAMES.get(name, name)
         if today not in known:
             close = _guess(name, (*names, *(old for old in _OLD_NAMES if _OLD_NAMES[old] in names)))
-            raise RedisOptionsError(
-                f"{place}{name}: there is no such option{close}; allowed: {', '.join(names)}"
-            )
+            sentence = f"there is no such option{close}; allowed: {', '.join(names)}"
+            raise RedisOptionsError(f"{place}{name}", sentence)
         if today != name and given.get(today) is not None:
-            raise RedisOptionsError(f"{place}{name}: is the old name of {today}, which is there")
+            raise RedisOptionsError(f"{place}{name}", f"is the old name of {today}, which is there")
         try:
             values[today] = known[today](value)
         except ValueError as error:
-            raise RedisOptionsError(f"{place}{name}: only {error} is allowed") from None
+            raise RedisOptionsError(f"{place}{name}", f"only {error} is allowed") from None
+        sources[today] = name
     ssl = sorted(name for name in values if name.startswith("ssl_"))
     if ssl and not values.get("ssl"):
-        raise RedisOptionsError(f"{place}{ssl[0]}: means nothing without ssl: true")
+        raise RedisOptionsError(f"{place}{ssl[0]}", "means nothing without ssl: true")
     timeout = values.pop("timeout", TIMEOUT)
     defaults = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    if "timeout" in sources:
+        sources |= {name: "timeout" for name in defaults if name not in values}
     if "prefix" in known:
         defaults |= {"prefix": PREFIX, "max_connections": MAX_CONNECTIONS, "db": 0}
     return defaults | values
 
 
-def _with_address(options: Options, warnings: list[str]) -> dict[str, object]:
-    """Return the options with `url` or `address` taken apart."""
+def _with_address(
+    options: Options, warnings: list[OptionWarning]
+) -> tuple[dict[str, object], dict[str, str]]:
+    """Return the options with `url` or `address` taken apart, and which of them come from it."""
     given = {name: value for name, value in options.items() if value is not None}
     names = [name for name in ("url", "address") if name in given]
     if not names:
-        return given
+        return given, {}
     name, *more = names + [
         other for other in ("host", "port", "unix_socket_path") if other in given
     ]
     if more:
-        raise RedisOptionsError(f"{name}: says where Redis is, and so does {more[0]}; give one")
-    parts = address_options(name, given.pop(name))
+        raise RedisOptionsError(name, f"says where Redis is, and so does {more[0]}; give one")
+    parts = _address(name, given.pop(name))
     for twice in sorted(parts.keys() & given.keys()):
-        warnings.append(f"{twice}: ignored, the {name} says it too")
-    return given | parts
+        warnings.append(OptionWarning(twice, f"ignored, the {name} says it too"))
+    return given | parts, dict.fromkeys(parts, name)
 
 
-def address_options(name: str, value: object) -> dict[str, object]:
+def _address(name: str, value: object) -> dict[str, object]:
     """Return the options that an address says: a URL, a path, or a pair of host and port.
 
     Raise `RedisOptionsError` if it is none; `name`: the option that has it.
@@ -299,8 +335,9 @@ def address_options(name: str, value: object) -> dict[str, object]:
     except ValueError:
         # A wrong URL is not quoted: it may hold a password.
         raise RedisOptionsError(
-            f"{name}: only redis://HOST:PORT/DB, rediss://…, unix:///PATH or [HOST, PORT] is"
-            " allowed (write / # ? @ : in a password as %2F %23 %3F %40 %3A)"
+            name,
+            "only redis://HOST:PORT/DB, rediss://…, unix:///PATH or [HOST, PORT] is"
+            " allowed (write / # ? @ : in a password as %2F %23 %3F %40 %3A)",
         ) from None
     parts: dict[str, object] = {
         "username": unquote(url.username or "") or None,
@@ -319,15 +356,15 @@ def address_options(name: str, value: object) -> dict[str, object]:
 
 def _sentinels(value: object) -> tuple[tuple[str, int], ...]:
     if value is None:
-        raise RedisOptionsError("sentinels: is missing")
+        raise RedisOptionsError("sentinels", "is missing")
     pairs = value if isinstance(value, list | tuple) else ()
     try:
         if not pairs:
             raise ValueError
         return tuple((_host(host), _WHERE["port"](port)) for host, port in pairs)
     except (TypeError, ValueError):
-        text = "sentinels: only a list of [HOST, PORT] pairs is allowed"
-        raise RedisOptionsError(text) from None
+        sentence = "only a list of [HOST, PORT] pairs is allowed"
+        raise RedisOptionsError("sentinels", sentence) from None
 
 
 def _joined(host: str, port: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..net.proxy import Proxy
+from .redis_options import RedisSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +52,9 @@ class SqliteCache:
 
 @dataclass(frozen=True, slots=True)
 class RedisCache:
-    """A Redis, behind a memory of `cache_size` policies.
+    """A Redis, behind a memory of `cache_size` policies. `redis`: how it is reached."""
 
-    `options`: see `cache.redis_options`. `by_sentinels`: whether they name sentinels, which know
-    where it is.
-    """
-
-    options: Mapping[str, object] = field(repr=False)
-    by_sentinels: bool = False
+    redis: RedisSettings
     cache_size: int = 10000
 
 

@@ -1,6 +1,6 @@
 """A YAML text held against tables of keys, each problem with its file and line.
 
-`document` gives the root of a text as an `Entry`. A rule is a function that takes an entry and
+`document` gives the root of a text as an `Item`. A rule is a function that takes an item and
 returns its value or raises `Refused`; a table maps the keys of a section to rules:
 
     root = document(b"port: 80", "example.yml")
@@ -61,7 +61,7 @@ class Refused(Exception):
 class Problems:
     """What was noted while a file was read: errors with their line numbers, and warnings.
 
-    `lines`: for each key that holds something, dotted as in `Entry.key`, the line it stands on.
+    `lines`: for each key that holds something, dotted as in `Item.key`, the line it stands on.
     """
 
     errors: list[tuple[int, str]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Problems:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Item:
     """One key of the file and what it holds.
 
     `key` is dotted, such as `default_zone.timeout`, and empty for the whole document; `line` is
@@ -132,7 +132,7 @@ class Entry:
         """Note something that is accepted and yet belongs into the log."""
         self.problems.warnings.append(f"{self._place}: {text}")
 
-    def read(self, rule: Callable[[Entry], T]) -> T | None:
+    def read(self, rule: Callable[[Item], T]) -> T | None:
         """Return what `rule` makes of the entry; if it refuses, note the problem."""
         try:
             return rule(self)
@@ -155,12 +155,12 @@ class Entry:
                 values[name] = entry.read(rules[name])
         return values
 
-    def entries(self) -> dict[str, tuple[yaml.Node, Entry]]:
+    def entries(self) -> dict[str, tuple[yaml.Node, Item]]:
         """Return a section's key nodes and entries by the text of the key, merged ones included.
 
         Raise `Refused` if the entry is no section. An empty one has no entries.
         """
-        entries: dict[str, tuple[yaml.Node, Entry]] = {}
+        entries: dict[str, tuple[yaml.Node, Item]] = {}
         if self.is_empty:
             return entries
         if not isinstance(self.node, yaml.MappingNode) or self.node.tag != _TAG + "map":
@@ -198,26 +198,26 @@ class Entry:
                 elif merged not in seen:
                     yield from self._lineage(merged, seen)
 
-    def _below(self, name: str, key: yaml.Node, value: yaml.Node) -> Entry:
+    def _below(self, name: str, key: yaml.Node, value: yaml.Node) -> Item:
         dotted = ".".join(filter(None, (self.key, shown(name) or '""')))
-        return Entry(self.file, dotted, key.start_mark.line + 1, value, self.problems)
+        return Item(self.file, dotted, key.start_mark.line + 1, value, self.problems)
 
     @property
     def _place(self) -> str:
         return f"{self.file}:{self.line}: {self.key or 'top level'}"
 
 
-Rule: TypeAlias = Callable[[Entry], object]
+Rule: TypeAlias = Callable[[Item], object]
 
 
-def document(text: bytes | str, name: str) -> Entry:
+def document(text: bytes | str, name: str) -> Item:
     """Return the root of the one document in `text`, which the messages call `name`.
 
     Raise `ConfigError` if it is no YAML. An empty text is an empty entry.
     """
     name = shown(name, len(name))
     node = _composed(text, name)
-    return Entry(name, "", 1, node or NOTHING, Problems())
+    return Item(name, "", 1, node or NOTHING, Problems())
 
 
 def _composed(text: bytes | str, name: str) -> yaml.Node | None:
@@ -258,7 +258,7 @@ def _composed(text: bytes | str, name: str) -> yaml.Node | None:
     return node
 
 
-def truth(entry: Entry) -> bool:
+def truth(entry: Item) -> bool:
     """Rule: true or false, with all the words that YAML 1.1 has for them."""
     value = entry.value
     if not isinstance(value, bool):
@@ -274,7 +274,7 @@ def number(
     over: bool = False,
     unit: str = "",
     note: str = "",
-) -> Callable[[Entry], float]:
+) -> Callable[[Item], float]:
     """Return the rule for a number from `low` (or `over` it) to `high`, no infinity, no NaN.
 
     A whole number passes where `kind` is float and becomes one, but not the other way round.
@@ -287,7 +287,7 @@ def number(
     else:
         allowed += f" from {low} to {high}"
 
-    def rule(entry: Entry) -> float:
+    def rule(entry: Item) -> float:
         value = entry.value
         if isinstance(value, bool) or not isinstance(value, int | kind):
             raise Refused(allowed + note)
@@ -301,7 +301,7 @@ def number(
 def string(allowed: str, is_right: Callable[[str], bool]) -> Rule:
     """Return the rule for a text without control characters that `is_right` accepts."""
 
-    def rule(entry: Entry) -> str:
+    def rule(entry: Item) -> str:
         value = entry.value
         if not isinstance(value, str) or not value.isprintable() or not is_right(value):
             raise Refused(allowed)
@@ -310,7 +310,7 @@ def string(allowed: str, is_right: Callable[[str], bool]) -> Rule:
     return rule
 
 
-def section(make: Callable[..., T], rules: Mapping[str, Rule]) -> Callable[[Entry], T]:
+def section(make: Callable[..., T], rules: Mapping[str, Rule]) -> Callable[[Item], T]:
     """Return the rule for a section: `make` is called with the values of the keys it has."""
     return lambda entry: make(**entry.section(rules))
 

@@ -16,7 +16,7 @@ import dns.name
 import dns.rdatatype
 
 from ..cache.store import StoreError
-from ..config.redis_options import RedisOptionsError, redis_settings
+from ..config.redis_options import RedisOptionsError
 from ..config.settings import Config, InternalCache, RedisCache, SqliteCache
 from ..net.ca_store import CaStore
 from ..net.deadline import Deadline
@@ -157,8 +157,7 @@ def _redis(settings: RedisCache) -> Finding:
         # The extra may be missing.
         from ..stores.redis import RedisStore  # noqa: PLC0415
 
-        found, _ = redis_settings(settings.options, by_sentinels=settings.by_sentinels)
-        store = RedisStore(found)
+        store = RedisStore(settings.redis)
     except (ImportError, RedisOptionsError) as error:
         return problem(str(error), "put this right, or choose another type of cache")
     try:
@@ -170,7 +169,7 @@ def _redis(settings: RedisCache) -> Finding:
         )
     finally:
         store.close()
-    return fine(f"Redis at {found.name} answers")
+    return fine(f"Redis at {settings.redis.name} answers")
 
 
 def own_socket(config: Config) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..cache.layered import LayeredStore
 from ..cache.memory import MemoryStore
 from ..cache.store import Cache, Store, StoreError
-from ..config.redis_options import RedisOptionsError, redis_settings
+from ..config.redis_options import RedisOptionsError
 from ..config.settings import CacheSettings, InternalCache, SqliteCache
 from .sqlite import SqliteStore
 
@@ -27,8 +27,7 @@ def open_cache(settings: CacheSettings, grace: float) -> Cache:
             # The extra may be missing where nobody wants a Redis.
             from .redis import RedisStore  # noqa: PLC0415
 
-            found, _ = redis_settings(settings.options, by_sentinels=settings.by_sentinels)
-            store = RedisStore(found)
+            store = RedisStore(settings.redis)
         except (ImportError, RedisOptionsError) as error:
             raise StoreError(f"cache: {error}") from error
     return LayeredStore(memory, store, grace=grace)

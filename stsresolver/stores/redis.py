@@ -249,8 +249,8 @@ def _checked(keywords: Any) -> dict[str, Any]:
     known = inspect.signature(redis.Redis.__init__).parameters
     for name in keywords:
         if name not in known:
-            text = f"{name}: is not known to the installed redis-py {redis.__version__}"
-            raise RedisOptionsError(text)
+            sentence = f"is not known to the installed redis-py {redis.__version__}"
+            raise RedisOptionsError(name, sentence)
     # RESP 3 would bring notices of maintenance, which change the timeouts.
     return {**keywords, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
 

@@ -13,7 +13,6 @@ from stsresolver import daemon
 from stsresolver.config import keys
 from stsresolver.config.effective import effective
 from stsresolver.config.keys import Config, ConfigError, RedisCache, parse
-from stsresolver.config.redis_options import redis_settings
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "etc").glob("*.yml"))
 SECRETS = "s3cret"
@@ -98,10 +97,7 @@ def test_so_do_the_examples(path):
     found = keys.load(str(path))
     again = parse("\n".join(effective(found, "file", {})), "output")
     if isinstance(found.cache, RedisCache):
-        before, after = (
-            redis_settings(one.cache.options, by_sentinels=one.cache.by_sentinels)[0]
-            for one in (found, again)
-        )
+        before, after = found.cache.redis, again.cache.redis
         assert (after.name, after.prefix) == (before.name, before.prefix)
     else:
         assert again == found

@@ -199,7 +199,7 @@ def test_options_of_redis_are_settings_or_refused_without_the_password(options, 
         told = str(error)
         assert told
     else:
-        told = read.name + "".join(warnings) + repr(read)
+        told = f"{read.name} {warnings} {read!r}"
         assert read.keywords["socket_timeout"] > 0
         assert all(0 < port < 65536 for _, port in read.sentinels)
     assert secret not in told

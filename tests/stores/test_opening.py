@@ -10,11 +10,12 @@ import pytest
 from stsresolver.cache.layered import LayeredStore
 from stsresolver.cache.memory import MemoryStore
 from stsresolver.cache.store import StoreError
-from stsresolver.config.settings import InternalCache, RedisCache, SqliteCache
+from stsresolver.config.settings import InternalCache, SqliteCache
 from stsresolver.stores.opening import open_cache
 from stsresolver.stores.redis import RedisStore
 from stsresolver.stores.sqlite import SqliteStore
 from tests.cache.test_store import NOW, entry
+from tests.support.redis_caches import redis_cache
 from tests.support.redis_server import free_port
 from tests.support.sqlite_files import execute, many_entries
 
@@ -40,8 +41,8 @@ def test_internal_is_memory_alone():
     ("settings", "kind"),
     [
         (lambda path: SqliteCache(str(path)), SqliteStore),
-        (lambda path: RedisCache({"unix_socket_path": str(path)}), RedisStore),
-        (lambda _: RedisCache(SENTINELS, by_sentinels=True), RedisStore),
+        (lambda path: redis_cache({"unix_socket_path": str(path)}), RedisStore),
+        (lambda _: redis_cache(SENTINELS, by_sentinels=True), RedisStore),
     ],
     ids=["sqlite", "redis", "redis_sentinel"],
 )
@@ -57,7 +58,7 @@ def test_in_front_of_a_store_there_is_memory(path, settings, kind):
     [
         lambda path: InternalCache(2),
         lambda path: SqliteCache(str(path), cache_size=2),
-        lambda path: RedisCache({"unix_socket_path": str(path)}, cache_size=2),
+        lambda path: redis_cache({"unix_socket_path": str(path)}, cache_size=2),
     ],
     ids=["internal", "sqlite", "redis"],
 )
@@ -79,7 +80,7 @@ def test_what_sqlite_was_told_is_there_after_opening_it_again(path):
 
 
 def test_redis_that_is_away_is_no_reason_not_to_start(caplog):
-    with opened(RedisCache({"host": "127.0.0.1", "port": free_port()})) as cache:
+    with opened(redis_cache({"host": "127.0.0.1", "port": free_port()})) as cache:
         cache.put(entry(), NOW)
         assert cache.get("example.com") == entry()
     [warning] = [record.getMessage() for record in caplog.records]
@@ -138,7 +139,7 @@ def without_redis_py(monkeypatch):
     monkeypatch.delitem(sys.modules, "stsresolver.stores.redis")
 
 
-@pytest.mark.parametrize("settings", [RedisCache({}), RedisCache(SENTINELS, by_sentinels=True)])
+@pytest.mark.parametrize("settings", [redis_cache({}), redis_cache(SENTINELS, by_sentinels=True)])
 def test_without_redis_py_the_command_that_installs_it_is_named(monkeypatch, settings):
     without_redis_py(monkeypatch)
     with pytest.raises(StoreError, match=r"^cache: .*pip install 'stsresolver\[redis\]'"):
@@ -151,16 +152,3 @@ def test_without_redis_py_the_others_are_opened(monkeypatch, path):
         with opened(settings) as cache:
             cache.put(entry(), NOW)
             assert cache.get("example.com") == entry()
-
-
-@pytest.mark.parametrize(
-    ("settings", "names"),
-    [
-        (RedisCache({"hots": "x"}), "hots"),
-        (RedisCache({"port": "many"}), "port"),
-        (RedisCache({}, by_sentinels=True), "sentinels"),
-    ],
-)
-def test_wrong_redis_option_is_named(settings, names):
-    with pytest.raises(StoreError, match=f"^cache: {names}: "):
-        open_cache(settings, GRACE)

@@ -31,7 +31,7 @@ TOLD = {
     ("keys", "warn"): (0, f"{HOLE}: "),
     ("daemon", "lacks"): (1, f"{HOLE}: "),
     ("yaml_schema", "wrong"): (0, f"{HOLE}: "),
-    ("redis_options", "append"): (0, f"{HOLE}: "),
+    ("redis_options", "OptionWarning"): (1, f"{HOLE}: "),
 }
 # What keeps the daemon from starting, or a store from being used.
 RAISED = {
