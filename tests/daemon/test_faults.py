@@ -436,8 +436,8 @@ def test_no_memory(start, world):
                 one = stack.enter_context(Client(address))
                 with contextlib.suppress(OSError):
                     one.send(b"9999:" + b"x" * 9000)
-                if number % 10 == 0:
-                    one.send(b"%d:postfix new-%03d.example," % (23, number))
+                    if number % 10 == 0:
+                        one.send(b"%d:postfix new-%03d.example," % (23, number))
             wait_for(daemon.says("out of memory"), "a word about it")
         resource.prlimit(daemon.pid, resource.RLIMIT_DATA, before)
     recovered(address)

@@ -321,9 +321,9 @@ def test_idle_connections_cost_no_thread(serve):
     served = serve(workers=1)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(served.client()) for _ in range(50)]
-        clients[0].ask(b"zone later a")
+        clients[0].ask(b"zone ready a")
         threads = threading.active_count()
-        for word in (b"now", b"later", b"ready"):
+        for word in (b"now", b"ready", b"constant"):
             for client in clients:
                 assert client.ask(b"zone %b a" % word).endswith(b"zone %b a" % word)
         assert threading.active_count() == threads
