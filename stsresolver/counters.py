@@ -1,4 +1,4 @@
-"""What the daemon counts of its own work: plain numbers, for whoever looks at them (`metrics`).
+"""Counters of the daemon's own work: plain numbers that `monitoring.metrics` reads.
 
 Adding is cheap and may be done on any thread. Nothing here does I/O, and nothing raises.
 """
@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 # Upper ends of the buckets of `Durations` (seconds). Postfix waits 100 s, and a lookup takes 40 s
-# for DNS and as long for HTTPS at the most.
+# for DNS and as long for HTTPS.
 BOUNDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0),

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon. Return its exit status."""
     with ServiceManager() as manager:
         options = _arguments().parse_args(argv)
-        # Then path, owner and group do not count.
+        # Then path, owner and group are ignored.
         options.handed_sockets = hands_sockets()
         try:
             config, source = _configuration(options)
@@ -90,7 +90,7 @@ def _arguments() -> Arguments:
     add("--disable-uvloop", action="store_true", help="accepted and ignored")
     instead = parser.add_mutually_exclusive_group().add_argument
     instead("--check-config", action="store_true", help="print the configuration that holds")
-    instead("--doctor", action="store_true", help="say what is amiss on this host")
+    instead("--doctor", action="store_true", help="say what is wrong on this host")
     add("--postfix-config", metavar="DIR", help="Postfix's configuration, for --doctor")
     return parser
 
@@ -307,7 +307,7 @@ def _listening(config: Config) -> Iterator[list[socket.socket]]:
     except ValueError as error:
         raise listeners.ListenError(str(error)) from error
     if passed:
-        log.info("the sockets are the service manager's: host, port and path do not count")
+        log.info("using sockets from the service manager; ignoring host, port and path")
         yield passed
         return
     if config.path is None:

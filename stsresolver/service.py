@@ -1,7 +1,7 @@
-"""The daemon's parts, put together after a configuration, and set anew after another one.
+"""Builds the daemon from a configuration and applies reloads.
 
-Reloading drops no connection and no policy. What cannot change while the daemon runs is named, and
-stays as it was. Making a service raises `StoreError` where the cache cannot be used.
+Reloading drops no connection and no policy. `reload` returns the keys whose change has to wait for
+a restart. Making a service raises `StoreError` where the cache cannot be used.
 """
 
 from __future__ import annotations

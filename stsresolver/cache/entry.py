@@ -20,11 +20,13 @@ _RENEWAL = 86_400.0
 class Entry:
     """A domain's policy and its history.
 
-    `id`: of the TXT record last seen. `fetched`: when the policy was fetched; expiry counts from
-    here alone. `checked`: when the record was last looked up, or the policy fetched. `asked`: when
-    mail last asked for the domain, to the day. `due`: when it is to be looked at again though
-    nobody asks. `failed` and `failure`: when and why the last attempt since the fetch failed; 0
-    and empty if none did.
+    `id`: of the TXT record last seen.
+    `fetched`: when the policy was fetched; expiry counts from here alone.
+    `checked`: when the record was last looked up, or the policy fetched.
+    `asked`: when mail last asked for the domain, to the day.
+    `due`: when to look at it again though no mail asks.
+    `failed`: when the last attempt since the fetch failed, 0 if none did.
+    `failure`: why it failed, empty if none did.
     """
 
     domain: str

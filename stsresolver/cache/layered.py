@@ -1,9 +1,9 @@
 """The process's own memory in front of a store on disk or in the network.
 
-What was checked less than `grace` seconds ago is answered from memory. Otherwise the store is asked
-too, because another process may have renewed the policy meanwhile, and the later entry wins. Memory
-goes on alone while the store fails: the log says so once, the store is left alone for a while and
-then tried again. Reading and writing fail apart: a full disk can still be read.
+An entry whose record was checked less than `grace` seconds ago is answered from memory. Otherwise
+the store is read too, because another process may have renewed the policy meanwhile, and the later
+entry wins. While the store fails, memory answers alone: the log says so once, and the store is
+tried again after a pause. Reading and writing fail apart: a full disk can still be read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a place for entries must do: `Store`, and `Cache`, which never fails.
 
-Each method that goes by the time takes the present as an argument (wall-clock seconds). A store
+Each method that depends on the time takes the present as an argument (wall-clock seconds). A store
 that fails raises `StoreError`.
 """
 

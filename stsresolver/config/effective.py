@@ -1,14 +1,14 @@
-"""The configuration that holds, written as the file could say it: `mta-sts-daemon --check-config`.
+"""Prints the effective configuration as YAML: `mta-sts-daemon --check-config`.
 
-One line a value, and beside each, as a comment, the line of the file that it comes from, or that
-it is the built-in default, or the environment's:
+One line a value, and beside each, as a comment, the line of the file that it comes from, or that it
+is the built-in default, or the environment's:
 
     default_zone:
       timeout: 10.0                         # line 12
       require_sni: true                     # built-in default
 
-What is printed is YAML and gives the same configuration again, except for passwords, which are
-`***`. All of it is ASCII. No I/O.
+The daemon reads the output as the same configuration, except for passwords, which are `***`. All of
+it is ASCII. No I/O.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The configuration file `mta-sts-daemon.yml`, read into the dataclasses of `settings`.
+"""The keys of `mta-sts-daemon.yml`: the rule for each, and the dataclasses that they make.
 
-`load` reads a file and `parse` a text. Both give a `Config` in which everything that the file
-leaves out or leaves empty has its built-in default, or raise `ConfigError` with one line for each
-thing that is wrong:
+The tables below have a rule for each key. `load` reads a file and `parse` a text. Both give a
+`Config` in which everything that the file leaves out or leaves empty has its built-in default, or
+raise `ConfigError` with one line for each thing that is wrong:
 
     /etc/mta-sts-daemon.yml:7: default_zone.timeout: found the text "abc"; allowed: a number of \
 seconds, over 0 and at most 3600
@@ -82,8 +82,8 @@ SHUTDOWN_TIMEOUT_MAX = 3600
 WORKERS_MAX = 4096
 # More connections to one database would only wait for each other.
 THREADS_MAX = 1024
-# Postfix waits 100 s for an answer, which may take one time limit for DNS, one for HTTPS and up
-# to 10 s in line for a worker.
+# Postfix waits 100 s. A lookup takes one time limit for DNS and one for HTTPS. After 20 s a request
+# is answered with what is known, and the next one finds the result.
 TIMEOUT_USEFUL = 40
 TIMEOUT_MAX = 3600
 # No policy lives longer (RFC 8461 §3.2): a longer interval would renew nothing.

@@ -1,6 +1,6 @@
 """The settings of the daemon, as plain frozen dataclasses with the built-in defaults.
 
-The faces read them from a file (`config`) and hand them down; nothing below reads YAML.
+`keys` reads them from the file; the other rooms are handed them. None of those reads YAML.
 """
 
 from __future__ import annotations
@@ -63,11 +63,12 @@ CacheSettings: TypeAlias = InternalCache | SqliteCache | RedisCache
 
 @dataclass(frozen=True, slots=True)
 class ProactiveSettings:
-    """Renewal of policies in force that nobody asks for just now.
+    """Renewal of policies in force though no mail asks for them.
 
-    `interval`: seconds in which each is looked at once. `concurrency_limit`: lookups at once.
+    `interval`: seconds in which each is looked at once.
+    `concurrency_limit`: domains at once.
     `grace_ratio`: a policy looked at less than `interval / grace_ratio` ago is left alone.
-    `unused_after`: so is one that mail has not asked for in so many seconds.
+    `unused_after`: seconds; a policy that mail has not asked for in that time is left alone.
     """
 
     enabled: bool = False

@@ -1,4 +1,4 @@
-"""A YAML text held against tables of keys, each problem with its file and line.
+"""Checks a YAML text against tables of keys; each problem has its file and line.
 
 `document` gives the root of a text as an `Item`. A rule is a function that takes an item and
 returns its value or raises `Refused`; a table maps the keys of a section to rules:
@@ -7,11 +7,11 @@ returns its value or raises `Refused`; a table maps the keys of a section to rul
     root.section({"port": number(int, 0, 65535)})  # {"port": 80}
     root.problems.check()
 
-A refused value does not end the reading: it is noted, and the next one is looked at.
+A refused value does not end the reading: it is noted, and the next one is read.
 
-YAML is version 1.1 as PyYAML's SafeLoader has it, with anchors and merge keys (`<<`), except that
-a key that is written twice is a problem. YAML 1.1 takes a leading zero for octal and colons for
-base 60, so `010` is 8. A number is shown as it is written.
+YAML is version 1.1 as PyYAML's SafeLoader has it, with anchors and merge keys (`<<`), except that a
+key that is written twice is a problem. YAML 1.1 takes a leading zero for octal and colons for base
+60, so `010` is 8. A number is shown as it is written.
 """
 
 from __future__ import annotations

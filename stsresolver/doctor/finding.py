@@ -1,11 +1,4 @@
-"""What `mta-sts-daemon --doctor` looks at, one topic a module.
-
-`host`: name servers, CA certificates, the cache, our own socket. `postconf`: Postfix's
-configuration as a dictionary. `maps` and `tls`: what is to be said of it, without I/O but for a
-look at files and at the addresses of a host name. `access`: who may open a file, by its mode.
-
-A check gives findings and raises nothing that it can put into words.
-"""
+"""A finding of a check: what was seen, how bad it is, and what to do about it."""
 
 from __future__ import annotations
 

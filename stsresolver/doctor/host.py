@@ -1,7 +1,7 @@
-"""The host as the daemon needs it: name servers, CA certificates, the cache, our own socket.
+"""Checks of the host: name servers, CA certificates, the cache, our own socket.
 
-Nothing is changed: no file is made, and no database opened, because one that was opened as root
-could not be opened by the daemon afterwards.
+Nothing is changed: no file is made, and no database opened, because a file that root has made could
+not be opened by the daemon afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does Postfix ask us? smtp_tls_policy_maps held against where the daemon listens.
+"""Does Postfix ask us? Compares smtp_tls_policy_maps with where the daemon listens.
 
 The forms of a table are those of socketmap_table(5): `socketmap:inet:HOST:PORT:ZONE` and
 `socketmap:unix:PATH:ZONE`. smtp(8) runs in the queue directory, so a relative path begins there; if

@@ -1,7 +1,7 @@
-"""What Postfix makes of our answers: its CA certificates, its TLS level, its version.
+"""What Postfix does with our answers: checks of its CA certificates, its TLS level, its version.
 
-After TLS_README, postconf(5) and the release notes of Postfix: `servername=` is known from 3.4 on,
-the attributes of TLSRPT from 3.10 on, and from 3.10.5 on they narrow what a certificate may match.
+From TLS_README, postconf(5) and the release notes of Postfix: it knows `servername=` from 3.4 on
+and the attributes of TLSRPT from 3.10 on, which from 3.10.5 on narrow what a certificate may match.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The policies in the process's memory, counted: how many of each mode, and which end when.
+"""Counts the policies in memory: how many of each mode, and which end when.
 
-Looking at all of them takes a while, so it is done at most once in `EVERY` seconds, by whoever asks
-then, and in steps with pauses: nobody waits for long, neither for the memory nor for the GIL.
+Counting all of them takes a while. The result is cached for `EVERY` seconds, and the next caller
+recomputes it, in steps with pauses, so that no other thread waits long for the memory or the GIL.
 """
 
 from __future__ import annotations

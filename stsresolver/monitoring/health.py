@@ -1,7 +1,7 @@
-"""Whether the daemon does its work: is there somebody who serves, and somebody who schedules?
+"""Does the daemon do its work: does the serving thread serve, and does the scheduler run?
 
-That a process is there says little. The serving thread proves that it goes round by doing what it
-is asked to, and the scheduler by having come round lately.
+A live process proves little. The serving thread must run a callback in time, and the scheduler must
+have run lately.
 """
 
 from __future__ import annotations

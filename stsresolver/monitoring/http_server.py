@@ -1,8 +1,8 @@
-"""A few pages over HTTP/1.0, for Prometheus and for whoever asks whether the daemon is alive.
+"""A few pages over HTTP/1.0, for Prometheus and for probes that ask whether the daemon is alive.
 
-The standard library's `ThreadingHTTPServer` on a socket of its own, and never where Postfix asks.
-A handful of connections at once, each within a total time: what is beyond them is refused, so that
-nobody who dawdles here costs more than these threads. One request a connection.
+The standard library's `ThreadingHTTPServer` on a socket of its own, never the one of Postfix. It
+serves a handful of connections at once, each within a total time, and refuses what is beyond, so
+that a slow client costs no more than these threads. One request a connection.
 """
 
 from __future__ import annotations

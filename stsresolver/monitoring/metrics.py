@@ -1,11 +1,11 @@
-"""What the daemon tells Prometheus: the numbers of its parts, in Prometheus' text format.
+"""The daemon's metrics in Prometheus' text format.
 
-The parts count for themselves (`tally`) and know nothing of this. They are read when somebody asks,
-on the thread that asks, and nothing here is on the way of an answer. Names follow Prometheus' own
-rules; docs/metrics.rst says what each means, and a test compares the two.
+The parts count for themselves (`counters`) and know nothing of this. They are read when a scrape
+comes, on its thread; nothing here is on the way of an answer. Names follow Prometheus' own rules.
+docs/metrics.rst says what each means, and a test compares the two.
 
-The number of series is bounded: labels are zones of the configuration and words of ours, never what
-a client or a domain says. Importing this module needs the extra `metrics`.
+The number of series is bounded: labels are zones of the configuration and our own words, never text
+of a client or a domain. Importing this module needs the extra `metrics`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class _Parts(Collector):
         self._census = Census(memory)
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: what there is, `collect` says."""
+        """Return nothing: `collect` tells what is there."""
         return ()
 
     def collect(self) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
-"""The way to a policy host: a TCP connection to one of its addresses, directly or through a proxy.
+"""Connects to a policy host: TCP to one of its addresses, directly or through a proxy.
 
-Addresses come from DNS alone, IPv4 first; all that is tried shares one deadline. Through a proxy
-only the way differs: what goes over the connection stays between us and the policy host.
+Addresses come from DNS alone, IPv4 first, and all tries share one deadline. Through a proxy only
+the way differs: what the connection carries stays between us and the policy host.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What DNS says: the MTA-STS record of a domain and the addresses of its policy host.
+"""DNS of MTA-STS: the record of a domain (RFC 8461 §3.1) and the addresses of its policy host.
 
-RFC 8461 §3.1 (record), RFC 2308 §5 (how long "there is none" may be remembered). NXDOMAIN and an
-empty answer mean that there is nothing; everything else that is no answer (SERVFAIL, REFUSED,
-silence, a loop) is a failure, and never raised: it comes back as `Failure(Cause.DNS)`.
+NXDOMAIN and an empty answer mean that there is no record; the zone's SOA tells how long that may be
+remembered (RFC 2308 §5). Everything else that is no answer (SERVFAIL, REFUSED, silence, a loop) is
+a failure. It comes back as `Failure(Cause.DNS)` and is never raised.
 
 Names are asked as they are: no search list, no /etc/hosts.
 """

@@ -1,12 +1,11 @@
-"""What HTTPS says: the policy of a domain, from its policy host (RFC 8461 §3.3).
+"""Fetches the policy of a domain from its policy host (RFC 8461 §3.3).
 
 One GET of https://mta-sts.<domain>/.well-known/mta-sts.txt under one deadline for everything:
-addresses, connection, handshake, headers and body. Whatever goes wrong comes back as a `Failure`
+addresses, connection, handshake, header and body. Whatever goes wrong comes back as a `Failure`
 with its cause; nothing is raised.
 
-requests asks through the adapter of `policy_host`, over a connection of `reach` and `tls`, so that
-all of it ends by the deadline. Without a Session comes in no cookie, no redirect, no .netrc and
-nothing of the environment (proxies, REQUESTS_CA_BUNDLE).
+There are no cookies, no redirects, no .netrc and no variables of the environment (proxies,
+REQUESTS_CA_BUNDLE): no requests.Session is involved.
 """
 
 from __future__ import annotations

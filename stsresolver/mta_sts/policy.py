@@ -62,7 +62,7 @@ class Policy:
     def matches(self, host: str) -> bool:
         """Say whether an MX host's name matches one of the mx patterns (§4.1).
 
-        `*.` stands for exactly one label. Case and a trailing dot do not count.
+        `*.` stands for exactly one label. Case and a trailing dot make no difference.
         """
         name = host.lower().removesuffix(".")
         parent = name.partition(".")[2]

@@ -69,7 +69,7 @@ def checked_id(text: bytes) -> str:
 def domain_id(records: Iterable[bytes]) -> str | None:
     """Return the policy id among a domain's TXT records, None if none is an STS record.
 
-    Of several records those that do not begin with `v=STSv1;` do not count (§3.1); white space
+    Of several records, those that do not begin with `v=STSv1;` are ignored (§3.1). White space
     before the semicolon, which the grammar allows, passes in a record that is the only one. Raise
     `SeveralRecords` if more than one is left, `RecordError` if the one is malformed: both mean that
     the domain has no policy.

@@ -1,8 +1,8 @@
-"""The resolver: is there an MTA-STS policy for a domain, and what does it say?
+"""The resolver: does a domain have an MTA-STS policy, and what does it say?
 
-Finds the TXT record, then fetches the policy (RFC 8461 §3.1, §3.3). It remembers nothing: what
-stays in force, and for how long, is decided in `policies`. Plain data goes in and comes out, so
-that the work may as well be done in another process.
+It finds the TXT record, then fetches the policy (RFC 8461 §3.1, §3.3). It remembers nothing:
+`policies` decides what stays in force, and for how long. Plain data goes in and comes out, so that
+another process can do the work.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Resolver:
     or A-labels; text that is no domain name of two labels or more raises `ValueError`. Nothing
     else is raised: what goes wrong is a result.
 
-    Each method returns its result. Those whose names begin with `steps` return the same work in
-    steps (`net.steps`), for who has other work to do meanwhile.
+    `resolve`, `policy_id` and `fetch` return when the result is there. The methods whose names
+    begin with `steps` return the same work in steps (`net.steps`), for callers with other work to
+    do.
     """
 
     def __init__(

@@ -1,9 +1,8 @@
-"""What a lookup can end in: plain frozen data, no I/O, picklable.
+"""The results of a lookup: plain frozen data, no I/O, picklable.
 
-A lookup gives exactly one of `Found`, `NotChanged`, `NoPolicy` and `Failure`. "There is no
-policy" and "it could not be found out" are different things (RFC 8461 §3.1, §3.3): the first is
-an answer of the domain, the second is somebody's fault, and each has a `Cause` with a name that
-the log, the metrics and `mta-sts-query` share.
+A lookup gives exactly one of `Found`, `NotChanged`, `NoPolicy` and `Failure`. "There is no policy"
+is an answer of the domain; "it could not be found out" is a failure (RFC 8461 §3.1, §3.3). Each has
+a `Cause`, whose name the log, the metrics and `mta-sts-query` share.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The CA certificates that policy hosts are verified against: the system's, through OpenSSL.
 
 SSL_CERT_FILE and SSL_CERT_DIR move the store, as for every program that uses OpenSSL. The context
-is built once (tens of milliseconds) and shared by all threads, and built anew when the store has
-changed on disk.
+takes tens of milliseconds to build. It is built once, shared by all threads, and built anew when
+the store has changed on disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CaStore:
     def _build(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.set_default_verify_paths()
-        # RFC 8461 §3.3: a name in the certificate's SAN; the common name does not count.
+        # RFC 8461 §3.3: a name in the certificate's SAN; the common name is ignored.
         context.hostname_checks_common_name = False
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])

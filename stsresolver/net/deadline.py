@@ -1,4 +1,7 @@
-"""A time limit that several steps share, as a total, and sockets that keep to it."""
+"""A time limit that several steps share, as a total, and sockets that keep to it.
+
+A step that would pass the limit raises `TimeoutError`.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """DNS messages: a question as bytes, and bytes as the answer to it (RFC 1035 §4, RFC 6891).
 
-dnspython reads the records that are asked for, and aliases. Its own messages are made for every use
-there is, and cost more than all the rest of a lookup; so of the other records only what stands at a
-fixed place is looked at: their type, and in the zone's SOA for how long "there is none" may be
+dnspython reads the records of the type in question, and aliases. Its own message class is
+general-purpose and costs more than the rest of a lookup. So of all other records only fields at a
+fixed place are read: the type, and in the zone's SOA for how long "there is none" may be
 remembered.
 
-An answer of 64 kilobytes, which any domain may give, can take seconds of computing. Such a one is
-refused unread; how many records it has stands in its first twelve bytes (§4.1.1).
+An answer of 64 kilobytes, which any domain may give, can take seconds to compute. An answer with
+too many bytes or records is refused unread; its first twelve bytes tell the number (§4.1.1).
 
 Pure: bytes in, data out. Reading raises `MessageError` for an answer that is of no use, and
 `Truncated` for one that has to be asked for over TCP.
@@ -126,7 +126,7 @@ class Question:
         end = _HEADER.size
         if questions:
             end += len(self._asked)
-            # Case does not count in names, and the lengths of labels are no letters.
+            # Names are compared without case, and the lengths of labels are no letters.
             if questions > 1 or wire[_HEADER.size : end].lower() != self._asked.lower():
                 return None
         elif rcode not in _WITHOUT_QUESTION:

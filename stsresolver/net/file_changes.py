@@ -1,4 +1,4 @@
-"""Noticing that a file was changed or replaced while the process runs."""
+"""Notices that a file was changed or replaced while the process runs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def stamp(path: str) -> Stamp:
 
 
 class Watch:
-    """EventLog that files have changed, by a look at the most each `PAUSE` seconds.
+    """Notices that files have changed; looks at most once in `PAUSE` seconds. For one thread.
 
-    `paths`: gives their names, asked anew for each look. For one thread at a time.
+    `paths`: gives their names, anew for each look.
     """
 
     def __init__(self, paths: Callable[[], Iterable[str]]) -> None:

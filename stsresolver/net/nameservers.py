@@ -1,9 +1,10 @@
-"""Asking the name servers of resolv.conf(5): one question, one answer, one deadline.
+"""Asks the name servers of resolv.conf(5): one question, one answer, one deadline.
 
-dnspython's own resolver pauses between tries without a look at the clock, and reads whatever comes.
+It sends a lost datagram again, asks over TCP for a truncated answer, and passes over what does not
+answer the question (RFC 5452 §9.1). A name server that fails is not asked again for this question.
 
-A lost datagram is sent again, a truncated answer asked for over TCP, and what does not fit the
-question (RFC 5452 §9.1) passed over. A name server that fails is not asked again for this question.
+dnspython's own resolver pauses between tries without a look at the clock, and reads answers of any
+size.
 """
 
 from __future__ import annotations

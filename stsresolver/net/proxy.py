@@ -1,9 +1,9 @@
 """The HTTP proxy that policies are fetched through, as an administrator names it. No I/O.
 
-The words are those that other programs know: `https_proxy` holds the URL of the proxy, and
-`no_proxy` the names of hosts that are reached without it. Both are keys of the configuration file
-and variables of the environment, also in capitals. Of the environment nothing else counts: policies
-are never fetched over plain HTTP (`http_proxy`), and `all_proxy` may name what is no HTTP proxy.
+`https_proxy` holds the URL of the proxy, and `no_proxy` the names of hosts that are reached without
+it, as for other programs. Both are keys of the configuration file and variables of the environment,
+also in capitals. No other variable is read: policies are never fetched over plain HTTP
+(`http_proxy`), and `all_proxy` may name a proxy that does not speak HTTP.
 
 `parse_proxy` and `from_environment` raise `ProxyError`, which never shows the URL: it may hold a
 password.

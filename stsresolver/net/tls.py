@@ -1,7 +1,7 @@
 """TLS to a policy host in which every step ends by a deadline, and reads no more than its share.
 
-OpenSSL works on memory and is handed what was read. Reading a socket by itself, it would not come
-back while there is more to read and nothing to return, such as session tickets without end.
+OpenSSL works on memory and is handed what was read. If it read the socket by itself, it would not
+return while more arrives that is no data, such as session tickets without end.
 """
 
 from __future__ import annotations

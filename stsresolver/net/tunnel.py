@@ -1,9 +1,8 @@
 """The way through an HTTP proxy to a policy host: CONNECT (RFC 9110 §9.3.6).
 
-The proxy is given the name of the policy host and looks it up itself. What goes through the tunnel
-is the policy host's TLS, which the proxy can neither read nor change.
-
-A proxy is somebody's server, too: its answer is bounded in time and bytes.
+The proxy gets the name of the policy host and looks it up itself. The policy host's TLS goes
+through the tunnel; the proxy can neither read nor change it. The proxy's answer is bounded in time
+and bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The daemon's log: one line an event, written by a thread of its own.
 
-The threads that serve only put a record in a queue, so a slow disk or a full pipe makes nobody
-wait; what does not fit any more, or cannot be written, is counted and said later.
+The threads that serve only put a record in a bounded queue, so that a slow disk or a full pipe
+makes none of them wait. Lines that do not fit, or cannot be written, are counted, and their number
+is logged later.
 """
 
 from __future__ import annotations

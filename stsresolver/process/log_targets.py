@@ -1,8 +1,8 @@
-"""Where the lines of the log go: standard error, a file, or syslog.
+"""Targets of the log: standard error, a file, or syslog.
 
 A target is used by one thread. `write` raises `OSError` where a line is lost, and may take as long
-as a disk or a reader takes: it is not for a thread that serves. There is no buffer and no lock, for
-which the end of the process would wait when nobody reads.
+as a disk or a reader takes, so it is not for a thread that serves. There is no buffer and no lock
+for which the end of the process would wait.
 """
 
 from __future__ import annotations

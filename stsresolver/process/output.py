@@ -1,8 +1,8 @@
-"""What both programs print for a person, and how they end where it cannot be printed.
+"""Output of both programs for a person, and their exit status where it cannot be written.
 
-On standard output is what was asked for: without it the program has failed. A reader who goes
-before the end, as `head` does, is no reason for a sentence. On standard error is what goes wrong:
-where nobody can read it, the exit status says it still.
+Standard output has what was asked for: without it the program has failed. A reader that closes the
+pipe before the end, as `head` does, needs no message. Standard error has what goes wrong; where
+nobody can read it, the exit status still tells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The pidfile: the process id, for whoever sends signals, and a lock against a second daemon.
+"""The pidfile: the process id, for programs that send signals, and a lock against a second daemon.
 
-The file appears whole, under its name, and locked (flock(2)) for as long as the process lives; so a
-file that nobody has locked was left by a process that is gone.
+The file appears complete, under its name, and locked (flock(2)) for as long as the process lives.
+So a file that no process has locked was left by a process that is gone.
 """
 
 from __future__ import annotations

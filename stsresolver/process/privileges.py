@@ -1,4 +1,4 @@
-"""Giving up root once the sockets and files are open."""
+"""Gives up root for good, once the sockets and files are open."""
 
 from __future__ import annotations
 

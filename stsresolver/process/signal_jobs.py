@@ -1,4 +1,4 @@
-"""What signals ask for, done on a thread of its own, so that nobody waits for it."""
+"""Runs what signals ask for on a thread of its own, so that no other thread waits for it."""
 
 from __future__ import annotations
 

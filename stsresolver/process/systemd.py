@@ -1,12 +1,12 @@
-"""What a service manager hands to the daemon, and what it wants to hear from it.
+"""What a service manager hands to the daemon, and what it wants to be told.
 
 sd_listen_fds(3): sockets that were opened for the daemon before it was started. sd_notify(3): that
-it serves, reloads, stops, and is alive. systemd speaks both, and start-stop-daemon(8) of Debian
-hears `READY=1` and `ERRNO=`. The environment variables of both are removed once they are read:
-they are not for a child.
+it serves, reloads, stops, and is alive. systemd knows both, and Debian's start-stop-daemon(8) waits
+for `READY=1` and `ERRNO=`. The environment variables of both are removed once they are read: they
+are not for a child.
 
-Nothing here raises: a service manager that cannot be told something is no reason not to serve.
-`listen_fds` alone raises `ValueError`.
+Nothing here raises, because a service manager that cannot be told something is no reason not to
+serve. `listen_fds` alone raises `ValueError`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class ServiceManager:
         self._say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, seconds: float) -> None:
-        """Say that the daemon is coming to its end, which may take so many seconds."""
+        """Tell that the daemon stops, which may take this many seconds."""
         self._say(
             "STOPPING=1",
             f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}",

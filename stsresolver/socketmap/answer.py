@@ -53,7 +53,7 @@ class ReplyCounts:
         return self._zones.setdefault(zone, {outcome: ReplyCount() for outcome in Outcome})
 
     def read(self) -> dict[str, Counts]:
-        """Return what there is so far."""
+        """Return the counts so far."""
         return self._zones.copy()
 
 

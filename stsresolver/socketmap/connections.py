@@ -363,7 +363,7 @@ class Connections:
         self._complain(f"{self.limit} are open, the limit")
 
     def _out_of_memory(self, connection: Connection | None, now: float) -> None:
-        """Close the connection that needs what there is not, and take no new ones for now."""
+        """Close the connection for which there is no memory, and accept no new ones for now."""
         if connection is not None:
             self.close(connection)
         if not self._draining:

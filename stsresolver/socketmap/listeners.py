@@ -147,7 +147,7 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
             return
         except OSError as error:
-            # A full backlog or a missing permission: somebody listens all the same.
+            # A full backlog or a missing permission: another process does listen.
             if error.errno == errno.ENOENT:
                 return
     raise ListenError(f"{path}: another process listens there already")

@@ -1,13 +1,12 @@
-"""What the older daemon for Postfix left in its sqlite file.
+"""Policies that the older daemon for Postfix left in its sqlite file.
 
 Two tables: `sts_policy_cache(domain, ts, pol_id, pol_body)`, with `pol_body` a JSON object of
-`version`, `mode`, `max_age` and `mx`, a list; and `proactive_fetch_ts(id, last_fetch_ts)`, of which
-nothing is needed. They are only read, so that a person can go back; `DROP TABLE` is safe once
-nobody wants to.
+`version`, `mode`, `max_age` and `mx`, a list; and `proactive_fetch_ts(id, last_fetch_ts)`, which is
+not needed. They are only read, so that a person can go back; `DROP TABLE` is safe afterwards.
 
-`ts` is when the record was last checked, not when the policy was fetched, and its mx lines were
-never checked. So each entry passes our grammar or is dropped, and one that passes is in force from
-`ts`, is due at once, and is checked when it is asked for.
+`ts` is when the record was last checked, not when the policy was fetched, and the mx lines were
+never checked. So each entry passes our grammar or is dropped. An entry that passes is in force from
+`ts`, is due at once, and is checked when mail asks for it.
 """
 
 from __future__ import annotations

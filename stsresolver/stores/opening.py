@@ -1,7 +1,7 @@
-"""From the settings of the cache to the cache.
+"""Opens the cache that the settings ask for.
 
-Raises `StoreError` where the cache cannot be used from the start, with what to do about it. A Redis
-that is away at the start is no such case.
+Raises `StoreError`, which says what to do, where the cache cannot be used from the start. A Redis
+that is away at the start can be used later, so it is no error.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Policies in Redis, shared by all daemons that use the same database and prefix.
 
 Keys: `<prefix>policy:<domain>`, an entry as JSON; `<prefix>due`, `<prefix>end`, `<prefix>fetched`,
-domains sorted by these times; `<prefix>lease`. All have a lifetime, so that nothing stays for ever
-though no daemon is left to remove it. It is a span by the daemon's clock, whatever Redis's says.
+domains sorted by these times; `<prefix>lease`. Each has a lifetime, so that nothing stays for ever
+when no daemon is left to remove it. The lifetime is a span by the daemon's clock, whatever Redis's
+clock says.
 
-What another program has under one of these names is neither changed nor removed. In the place of a
-domain it counts as no entry, nothing is kept for that domain, and the log says so once; in the
+Another program's data under one of these names is neither changed nor removed. In the place of a
+domain it is taken for no entry, nothing is kept for that domain, and the log says so once. In the
 place of an index it is an error.
 """
 

@@ -1,7 +1,8 @@
-"""The cache type `sqlite`: entries in a file that outlives the process and that several share.
+"""The cache type `sqlite`: entries in a file that outlives the process and that several may share.
 
-A row that does not pass the grammar any more (a faulty disk, an editing hand) is deleted, with one
-warning, and counts as absent. The file does not shrink, but the room of deleted rows is used again.
+A row that does not pass the grammar any more (a faulty disk, a manual edit) is deleted with one
+warning, and taken for absent. The file does not shrink, but the space of deleted rows is used
+again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""An sqlite file of ours: connections to it, its version, and in words what is wrong with it.
+"""Our sqlite file: connections to it, its version, and in words what is wrong with it.
 
-Several processes may have the file open at once. It is put in WAL mode, where readers and the one
-writer do not wait for each other. With `synchronous=NORMAL` what was written survives the end of
-the process, `kill -9` included; after a power failure the last seconds may be missing, but the file
-is whole.
+Several processes may have the file open at once. It is in WAL mode, where readers and the one
+writer do not wait for each other. With `synchronous=NORMAL`, what was written survives the end of
+the process, `kill -9` included. After a power failure the last seconds may be missing, but the file
+is intact.
 """
 
 from __future__ import annotations
