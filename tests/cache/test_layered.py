@@ -8,19 +8,9 @@ from stsresolver.cache.layered import PAUSE, LayeredStore
 from stsresolver.cache.memory import MemoryStore
 from stsresolver.cache.store import StoreError
 from tests.cache.test_store import NOW, StoreContract, entry
+from tests.support.clock import Clock
 
 GRACE = 60.0
-
-
-class Clock:
-    def __init__(self):
-        self.now = NOW
-
-    def time(self):
-        return self.now
-
-    def monotonic(self):
-        return self.now - 1_000_000_000.0
 
 
 class Fragile:
@@ -50,7 +40,7 @@ class TestLayeredStore(StoreContract):
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture
@@ -66,17 +56,17 @@ def layered(clock, behind):
 def test_within_grace_the_store_is_not_asked(layered, clock, behind):
     layered.put(entry(), NOW)
     behind.asked.clear()
-    clock.now += GRACE - 1
+    clock.later(GRACE - 1)
     assert layered.get("example.com") == entry()
     assert behind.asked == []
-    clock.now += 1
+    clock.later(1)
     assert layered.get("example.com") == entry()
     assert behind.asked == ["get"]
 
 
 def test_what_another_process_has_fetched_is_taken(layered, clock, behind):
     layered.put(entry(), NOW)
-    clock.now += GRACE
+    clock.later(GRACE)
     later = entry(fetched=NOW + 30, id="2")
     behind.store.put(later, NOW + 30)
     assert layered.get("example.com") == later
@@ -85,7 +75,7 @@ def test_what_another_process_has_fetched_is_taken(layered, clock, behind):
 
 def test_what_another_process_has_checked_is_taken(layered, clock, behind):
     layered.put(entry(), NOW)
-    clock.now += GRACE
+    clock.later(GRACE)
     checked = entry(checked=NOW + 30)
     behind.store.touch(checked)
     assert layered.get("example.com") == checked
@@ -108,7 +98,7 @@ def test_peek_never_asks_the_store(layered, clock, behind):
 def test_what_the_store_lost_is_written_again(layered, clock, behind):
     layered.put(entry(), NOW)
     behind.store.remove(entry())
-    clock.now += GRACE
+    clock.later(GRACE)
     assert layered.get("example.com") == entry()
     assert behind.store.get("example.com") == entry()
 
@@ -118,7 +108,7 @@ def test_while_it_fails_memory_goes_on_and_the_log_says_so_once(layered, clock, 
     caplog.set_level(logging.INFO, "stsresolver")
     layered.put(entry(), NOW)
     behind.fails = True
-    clock.now += GRACE
+    clock.later(GRACE)
     behind.asked.clear()
     for number in range(20):
         assert layered.get("example.com") == entry()
@@ -138,11 +128,11 @@ def test_it_is_tried_again_and_gets_what_it_missed(layered, clock, behind, caplo
     behind.fails = True
     layered.put(entry(), NOW)
     for _ in range(3):
-        clock.now += PAUSE
+        clock.later(PAUSE)
         assert layered.get("example.org") is None
         assert not layered.whole
     behind.fails = False
-    clock.now += PAUSE
+    clock.later(PAUSE)
     assert layered.get("example.org") is None
     assert layered.whole
     assert layered.get("example.com") == entry(), "and now it is written, grace or not"
@@ -159,7 +149,7 @@ def test_what_it_missed_is_written_though_nobody_asks(layered, clock, behind):
         layered.put(entry(f"{number}.example"), NOW)
     layered.put(entry(), NOW)
     behind.fails = False
-    clock.now += PAUSE
+    clock.later(PAUSE)
     layered.purge(clock.now, 10)
     assert behind.store.get("example.com") == entry()
     assert all(behind.store.get(f"{number}.example") for number in range(3))
@@ -181,7 +171,7 @@ def test_what_can_be_read_but_not_written_has_failed_once(layered, clock, behind
     for number in range(5):
         layered.get(f"{number}.example")
         layered.put(entry(f"{number}.example"), clock.now)
-        clock.now += PAUSE
+        clock.later(PAUSE)
     assert [one.levelname for one in caplog.records] == ["WARNING"]
     behind.full = False
     layered.get("a.example")

@@ -32,7 +32,8 @@ from stsresolver.stores import sqlite
 from tests.support.authority import Authority
 from tests.support.hostile_dns import NameServer, Query, addresses, code, txt
 from tests.support.hostile_https import PolicyHost, page
-from tests.support.redis_server import RedisServer, unavailable
+from tests.support.missing import not_installed
+from tests.support.redis_server import RedisServer
 from tests.support.served import Served, serving, warnings
 from tests.support.small_disk import small_disk
 from tests.support.socketmap_client import DEADLINE, Address, Client, frame, wait_for
@@ -572,7 +573,7 @@ def clock(tmp_path) -> tuple[Callable[[float], None], dict[str, str]]:
     """Return what sets the daemon's clock ahead by seconds, and its environment."""
     libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
     if not libraries:
-        unavailable("libfaketime")
+        not_installed("libfaketime")
     file = tmp_path / "clock"
 
     def ahead(seconds: float) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import hostile_dns_cases, hostile_https_cases, hostile_world
 from tests.support.hostile_world import KNOWN, UNSHARE, of_dns, of_https
+from tests.support.missing import unavailable
 from tests.support.socketmap_client import Client
 
 # Seconds that a repeated answer may take. It takes a fraction of a millisecond; a lookup that held
@@ -25,13 +26,6 @@ from tests.support.socketmap_client import Client
 BOUND = 1.5
 # Seconds that all answers together may take.
 ALL = 30.0
-
-
-def unavailable(reason: str) -> None:
-    """End the test: skip it, except in CI, where what is missing is a fault of CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")

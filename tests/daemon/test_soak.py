@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.missing import unavailable
+
 ROOT = Path(__file__).parent.parent.parent
 SOAK = ROOT / "bench" / "soak"
 sys.path.append(str(SOAK.parent))
@@ -224,13 +226,6 @@ def forget(result, known, now, times):
 decision._missed = forget
 sys.exit(daemon.main())
 """
-
-
-def unavailable(reason: str) -> None:
-    """End the test: skip it, except in CI, where what is missing is a fault of CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 def soak(*options: str) -> tuple[int, dict, str]:

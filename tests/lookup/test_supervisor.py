@@ -32,7 +32,7 @@ from stsresolver.lookup.messages import MAX_MESSAGE, read, read_result, write
 from stsresolver.lookup.supervisor import ResolverProcess, StartError
 from stsresolver.mta_sts.policy import MAX_POLICY_SIZE, Policy, parse_policy
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
-from tests.support.authority import Authority
+from tests.support.authority import Authority, trusted
 from tests.support.hostile_dns import NameServer, addresses, after, code, nodata, txt
 from tests.support.hostile_https import PolicyHost, head, page, raw
 from tests.support.socketmap_client import wait_for
@@ -48,11 +48,7 @@ LARGE += 'x:"\\é\u2028🦀"\n'.encode() * ((MAX_POLICY_SIZE - len(LARGE)) // 16
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory) -> Iterator[Authority]:
-    directory = tmp_path_factory.mktemp("authority")
-    with pytest.MonkeyPatch.context() as patch:
-        authority = Authority(directory)
-        patch.setenv("SSL_CERT_FILE", str(authority.bundle))
-        patch.setenv("SSL_CERT_DIR", str(directory / "no-directory"))
+    with trusted(tmp_path_factory.mktemp("authority")) as authority:
         yield authority
 
 

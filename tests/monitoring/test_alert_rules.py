@@ -19,8 +19,9 @@ import yaml
 from stsresolver.cache.entry import Entry
 from stsresolver.mta_sts.policy import Mode
 from tests.monitoring.test_metrics import documented
-from tests.policies.test_in_force import policy
-from tests.support.redis_server import free_port, unavailable
+from tests.support.missing import not_installed
+from tests.support.policies import policy
+from tests.support.redis_server import free_port
 from tests.support.socketmap_client import DEADLINE, wait_for
 from tests.support.watched import store, watching
 
@@ -39,7 +40,7 @@ PANELS = json.loads(DASHBOARD.read_text())["panels"]
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("promtool") or unavailable("promtool")
+    program = shutil.which("promtool") or not_installed("promtool")
     return subprocess.run(
         [program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
     )
@@ -215,7 +216,7 @@ class Prometheus:
     """A real one, on a loopback port, that looks at `target` each second."""
 
     def __init__(self, directory: Path, target: int) -> None:
-        program = shutil.which("prometheus") or unavailable("prometheus")
+        program = shutil.which("prometheus") or not_installed("prometheus")
         shutil.copy(RULES, directory)
         config = yaml.safe_load(SCRAPE.read_text())
         config["global"] = {"evaluation_interval": "1s"}
@@ -265,7 +266,7 @@ class Prometheus:
 def prometheus(tmp_path_factory) -> Iterator[Prometheus]:
     """A Prometheus that has looked at a service with something of everything."""
     directory = tmp_path_factory.mktemp("prometheus")
-    shutil.which("prometheus") or unavailable("prometheus")
+    shutil.which("prometheus") or not_installed("prometheus")
     with pytest.MonkeyPatch.context() as patch, watching(patch) as start:
         watched = start(store(directory), process=True)
         now = time.time()

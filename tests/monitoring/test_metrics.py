@@ -33,7 +33,8 @@ from stsresolver.monitoring.census import Census
 from stsresolver.monitoring.http_server import Page, PageServer
 from stsresolver.mta_sts.policy import Mode
 from stsresolver.mta_sts.results import Cause
-from tests.policies.test_in_force import policy
+from tests.support.clock import Clock
+from tests.support.policies import policy
 from tests.support.redis_server import free_port
 from tests.support.socketmap_client import DEADLINE, Client, frame, wait_for
 from tests.support.watched import Resolver, samples, store, value, watching
@@ -284,19 +285,8 @@ def test_without_a_resolver_process_it_has_no_figures(watch):
 # THE MEMORY
 
 
-class Clock:
-    now = 1_800_000_000.0
-    ticks = 100.0
-
-    def time(self):
-        return self.now
-
-    def monotonic(self):
-        return self.ticks
-
-
 def entry(domain, mode=Mode.ENFORCE, max_age=1000, **more):
-    now = Clock.now
+    now = Clock().now
     made = Entry(domain, "1", policy(mode, max_age), now, now, now, now)
     return dataclasses.replace(made, **more)
 
@@ -304,22 +294,22 @@ def entry(domain, mode=Mode.ENFORCE, max_age=1000, **more):
 def filled(*entries):
     memory = MemoryStore(100_000)
     for one in entries:
-        memory.put(one, Clock.now)
+        memory.put(one, Clock().now)
     return memory
 
 
 def test_policies_in_memory_by_mode_and_end():
     memory = filled(
         entry("a.example", max_age=500),
-        entry("b.example", max_age=300, failed=Clock.now, failure="it is away"),
-        entry("c.example", max_age=400, failed=Clock.now, failure="it is away"),
+        entry("b.example", max_age=300, failed=Clock().now, failure="it is away"),
+        entry("c.example", max_age=400, failed=Clock().now, failure="it is away"),
         entry("d.example", Mode.TESTING, max_age=700),
         entry("over.example", max_age=0),
     )
     count = Census(memory, Clock()).read()
     assert count.policies == {Mode.ENFORCE: 3, Mode.TESTING: 1}
     assert count.failing == {Mode.ENFORCE: 2}
-    assert count.end == count.failing_end[Mode.ENFORCE] == Clock.now + 300
+    assert count.end == count.failing_end[Mode.ENFORCE] == Clock().now + 300
     assert count.failing_end[Mode.TESTING] == math.inf
 
 
@@ -327,7 +317,7 @@ def test_policies_are_counted_once_a_minute():
     clock, memory = Clock(), filled(entry("a.example"))
     counted = Census(memory, clock)
     assert counted.read().policies.total() == 1
-    memory.put(entry("b.example"), Clock.now)
+    memory.put(entry("b.example"), Clock().now)
     clock.ticks += census.EVERY - 1
     assert counted.read().policies.total() == 1
     clock.ticks += 1
@@ -349,10 +339,10 @@ def test_scan_uses_nothing():
     """What was used last stays in memory, though somebody counted."""
     memory = MemoryStore(2)
     for domain in ("a.example", "b.example"):
-        memory.put(entry(domain), Clock.now)
+        memory.put(entry(domain), Clock().now)
     memory.get("a.example")
     assert len([one for some in memory.scan(10) for one in some]) == 2
-    memory.put(entry("c.example"), Clock.now)
+    memory.put(entry("c.example"), Clock().now)
     assert memory.peek("a.example") is not None
     assert memory.peek("b.example") is None
     assert isinstance(memory._entries, cachetools.LRUCache)

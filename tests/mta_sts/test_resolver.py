@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from stsresolver import Cause, Failure, Found, Mode, NoPolicy, NotChanged, Policy, Resolver
-from tests.support.authority import Authority
+from tests.support.authority import Authority, trusted
 from tests.support.hostile_dns import (
     NameServer,
     addresses,
@@ -34,11 +34,7 @@ THREADS = 32
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory) -> Iterator[Authority]:
-    directory = tmp_path_factory.mktemp("authority")
-    with pytest.MonkeyPatch.context() as patch:
-        authority = Authority(directory)
-        patch.setenv("SSL_CERT_FILE", str(authority.bundle))
-        patch.setenv("SSL_CERT_DIR", str(directory / "no-directory"))
+    with trusted(tmp_path_factory.mktemp("authority")) as authority:
         yield authority
 
 

@@ -42,6 +42,7 @@ from tests.support.hostile_https import (
     reset,
     silence,
 )
+from tests.support.missing import unavailable
 from tests.support.socketmap_client import DEADLINE, wait_for
 from tests.support.waited import Waited
 
@@ -589,13 +590,6 @@ def test_daemon_with_a_variable_that_cannot_be_used(tmp_path):
 
 
 # TINYPROXY
-
-
-def unavailable(reason: str) -> None:
-    """End the test: skip it, except in CI, where what is missing is a fault of CI."""
-    if os.environ.get("CI") == "true" and os.geteuid() == 0:
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 class Tinyproxy:

@@ -38,7 +38,8 @@ from stsresolver.policies.steps import (
     TellWorks,
     Touch,
 )
-from tests.policies.test_in_force import DNS_FAILS, NO_RECORD, UNFETCHABLE, WEEK, policy
+from tests.policies.test_in_force import DNS_FAILS, NO_RECORD, UNFETCHABLE
+from tests.support.policies import WEEK, policy
 
 DOMAIN = "example.com"
 GRACE = 60.0

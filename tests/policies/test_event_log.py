@@ -9,26 +9,18 @@ import threading
 import pytest
 
 from stsresolver.cache.entry import Entry
-from stsresolver.mta_sts.policy import Mode, Policy
+from stsresolver.mta_sts.policy import Mode
 from stsresolver.mta_sts.results import Cause, Failure, NoPolicy
 from stsresolver.policies import event_log
 from stsresolver.policies.event_log import EventLog
 from stsresolver.policies.rate_limit import RateLimiter
+from tests.support.clock import Clock
+from tests.support.policies import policy
 
 KEY = ("a.example", 4.0)
 DNS = Failure(Cause.DNS, "SERVFAIL")
 STATUS = Failure(Cause.STATUS, "404")
 HOUR = 3600
-
-
-class Clock:
-    """Monotonic seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -38,7 +30,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def noted(clock) -> EventLog:
-    return EventLog(clock)
+    return EventLog(clock.monotonic)
 
 
 @pytest.fixture
@@ -58,10 +50,6 @@ def said(caplog):
     return lines
 
 
-def policy(mode: Mode, max_age: int = 86400) -> Policy:
-    return Policy(mode, ("mail.example",), max_age, "")
-
-
 def entry(mode: Mode) -> Entry:
     return Entry("a.example", "1", policy(mode), fetched=0, checked=0, asked=0, due=0)
 
@@ -75,7 +63,7 @@ def test_domain_that_flaps_gets_five_lines_an_hour(noted, clock, said):
     works = ("INFO", "a.example: the policy can be fetched again")
     assert said() == [failed, works] * 5
 
-    clock.now += HOUR
+    clock.ticks += HOUR
     noted.failed(KEY, STATUS, None)
     left_out = "a.example: keeps changing: 45 lines left out within an hour"
     assert said() == [
@@ -117,10 +105,10 @@ def test_left_out_lines_of_any_domain_are_said_by_the_next_event(noted, clock, s
         noted.failed(KEY, DNS, None)
         noted.works(KEY, by_record=True)
     said()
-    clock.now += HOUR - 1
+    clock.ticks += HOUR - 1
     noted.failed(("b.example", 4.0), DNS, None)
     assert [text.partition(":")[0] for _, text in said()] == ["b.example"]
-    clock.now += 1
+    clock.ticks += 1
     noted.failed(("c.example", 4.0), DNS, None)
     assert said()[:-1] == [
         ("INFO", f"a.example: keeps changing: 1 lines left out within an hour ({kind} DNS)")
@@ -145,7 +133,7 @@ def test_policy_that_is_over_at_once_cannot_fill_the_log(noted, said):
 
 def test_what_is_remembered_is_bounded_and_its_count_said(noted, said, monkeypatch):
     monkeypatch.setattr(event_log, "_MAX_STATES", 10)
-    noted = EventLog(Clock())
+    noted = EventLog(Clock().monotonic)
     for _ in range(6):
         noted.failed(KEY, DNS, None)
         noted.works(KEY, by_record=True)
@@ -204,14 +192,14 @@ def test_domain_without_a_record_is_no_news(noted, said):
 
 def test_quota_begins_anew_after_its_time():
     clock = Clock()
-    quota = RateLimiter[str](2, 10, 100, clock)
+    quota = RateLimiter[str](2, 10, 100, clock.monotonic)
     assert [quota.admits("a", 1)[0] for _ in range(4)] == [True, True, False, False]
-    clock.now += 9.9
+    clock.ticks += 9.9
     assert quota.admits("a", 3) == (False, [])
     assert quota.admits("a", 1) == (False, [])
-    clock.now += 0.1
+    clock.ticks += 0.1
     assert quota.admits("a", 1) == (True, [("a", 4, 3)])
-    clock.now += 10
+    clock.ticks += 10
     assert quota.admits("b", 1) == (True, []), "nothing was refused since"
 
 

@@ -13,17 +13,17 @@ import pytest
 from stsresolver.cache.clock import STEADY, SteadyClock
 from stsresolver.cache.entry import Entry
 from stsresolver.cache.memory import MemoryStore
-from stsresolver.mta_sts.policy import Mode, Policy
+from stsresolver.mta_sts.policy import Mode
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.policies.decision import MAX_NEGATIVE_TTL
 from stsresolver.policies.in_force import Policies
 from stsresolver.policies.misses import FETCH_PAUSE, Pause
 from stsresolver.policies.renewal_times import RenewalTimes
 from stsresolver.policies.steps import Refresh
+from tests.support.clock import Clock
+from tests.support.policies import DAY, WEEK, policy
 
 GRACE = 60.0
-DAY = 86_400
-WEEK = 7 * DAY
 DOMAIN = "example.com"
 
 NO_RECORD = NoPolicy(Cause.NO_RECORD)
@@ -31,17 +31,11 @@ DNS_FAILS = Failure(Cause.DNS, "SERVFAIL")
 UNFETCHABLE = Failure(Cause.STATUS, "404")
 
 
-def policy(mode=Mode.ENFORCE, max_age=WEEK, mx=("mail.example.com",)):
-    text = ("version: STSv1", f"mode: {mode}", *(f"mx: {one}" for one in mx), f"max_age: {max_age}")
-    return Policy(mode, mx, max_age, "\n".join(text))
-
-
-class World:
+class World(Clock):
     """Clock, resolver and listener in one; counts what it is asked."""
 
     def __init__(self, record=NO_RECORD, served=UNFETCHABLE, **options):
-        self.now = 1_800_000_000.0
-        self.ticks = 5_000.0
+        super().__init__()
         self.record = record
         self.served = served
         self.asked = Counter()
@@ -57,12 +51,6 @@ class World:
             changed=self.changed.append,
             clock=self,
         )
-
-    def time(self):
-        return self.now
-
-    def monotonic(self):
-        return self.ticks
 
     def resolve(self, domain, *known_ids):
         found = self.policy_id(domain)
@@ -89,11 +77,6 @@ class World:
 
     def begin_fetch(self, domain, done):
         done(self.fetch(domain))
-
-    def later(self, seconds):
-        self.now += seconds
-        self.ticks += seconds
-        return self
 
     def ask(self, domain=DOMAIN, timeout=4.0):
         results = []

@@ -9,7 +9,8 @@ from stsresolver.config.settings import ProactiveSettings
 from stsresolver.mta_sts.policy import Mode
 from stsresolver.policies.misses import FETCH_PAUSE
 from stsresolver.policies.proactive import Proactive
-from tests.policies.test_in_force import DAY, DNS_FAILS, NO_RECORD, UNFETCHABLE, WEEK, World, policy
+from tests.policies.test_in_force import DNS_FAILS, NO_RECORD, UNFETCHABLE, World
+from tests.support.policies import DAY, WEEK, policy
 
 UNUSED = 180 * DAY
 DOMAIN = "example.com"

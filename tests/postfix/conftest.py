@@ -5,15 +5,10 @@ import os
 
 import pytest
 
+from tests.support.missing import unavailable
+
 from .lab import Lab, missing_programs
 from .namespace import NotPermitted
-
-
-def unavailable(reason):
-    """End the test: skip it, except in CI, where what is missing is a fault of CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

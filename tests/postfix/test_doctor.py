@@ -10,8 +10,8 @@ from stsresolver.doctor import examination
 from stsresolver.doctor.finding import Level
 from stsresolver.doctor.postconf import PostconfError, read
 from tests.support.authority import Authority
+from tests.support.missing import unavailable
 
-from .conftest import unavailable
 from .mta import SOCKETMAP
 from .namespace import ENVIRONMENT, wait_until
 

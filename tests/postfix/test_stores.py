@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from tests.stores.test_older_daemon import body, make_old_file
-from tests.support.redis_server import unavailable
+from tests.support.missing import not_installed
 from tests.support.small_disk import small_disk
 from tests.support.socketmap_client import Client
 from tests.support.sqlite_files import assert_sound, raw
@@ -88,7 +88,7 @@ cache:
     name = "Redis at 127.0.0.1:6379/0"
 
     def __init__(self, lab, stack):
-        shutil.which("redis-server", path=ENVIRONMENT["PATH"]) or unavailable("redis-server")
+        shutil.which("redis-server", path=ENVIRONMENT["PATH"]) or not_installed("redis-server")
         self._lab = lab
         self._socket = lab.directory / "redis.sock"
         self._client = redis.Redis(unix_socket_path=str(self._socket), protocol=2)
@@ -513,7 +513,7 @@ def test_redis_goes_twice(lab, make_redis):
 def test_sentinels_know_where_redis_is(lab, make_redis):
     """The store of a daemon that asks the sentinel is that of one that does not."""
     if shutil.which("redis-sentinel", path=ENVIRONMENT["PATH"]) is None:
-        unavailable("redis-sentinel")
+        not_installed("redis-sentinel")
     running = make_redis()
     running.start()
     file = lab.directory / "sentinel.conf"

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.giving_up_root import gives_up_root
+from tests.support.missing import not_installed
 from tests.support.socketmap_client import DEADLINE, Client, frame, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,14 +51,6 @@ def held(self, request, deliver):
 answer.Answers.look_up = held
 sys.exit(daemon.main())
 """
-
-
-def unavailable(program: str) -> None:
-    """End the test: skip it, except in CI, where what is missing is a fault of CI."""
-    reason = f"not installed: {program}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 class Host:
@@ -155,7 +148,7 @@ def alive(pid: int) -> bool:
 def host() -> Iterator[Host]:
     """Return a scratch root that every user may enter, unlike `tmp_path`."""
     if shutil.which("start-stop-daemon", path="/usr/sbin:/sbin") is None:
-        unavailable("start-stop-daemon")
+        not_installed("start-stop-daemon")
     root = Path(tempfile.mkdtemp(prefix="stsresolver-test-"))
     root.chmod(0o755)
     one = Host(root)
@@ -493,7 +486,7 @@ def test_header():
 def test_syntax(shell):
     """Of a shell that knows no more than POSIX, and of the other."""
     if shutil.which(shell) is None:
-        unavailable(shell)
+        not_installed(shell)
     subprocess.run([shell, "-n", SCRIPT], check=True)
     subprocess.run([shell, "-n", DEFAULTS], check=True)
 
@@ -513,7 +506,7 @@ def test_logrotate(host):
     """The daemon goes on in the new file, though it may not make one in that directory."""
     logrotate = shutil.which("logrotate", path="/usr/sbin:/sbin:/usr/bin")
     if logrotate is None:
-        unavailable("logrotate")
+        not_installed("logrotate")
     text = LOGROTATE.read_text()
     assert text.count("/var/log/mta-sts-daemon.log") == 1
     rules = host.root / "logrotate"

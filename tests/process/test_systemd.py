@@ -382,7 +382,7 @@ def test_sockets_take_the_place_of_the_configuration(start, path_manager, tmp_pa
         assert not other.exists()
         code, errors = ends(daemon, signal.SIGTERM)
         assert code == 0
-        assert "the sockets are the service manager's: host, port and path do not count" in errors
+        assert "using sockets from the service manager; ignoring host, port and path" in errors
         assert path.is_socket()
         # Who comes now waits for the next daemon, instead of being refused.
         with Client(str(path)) as waiting:
@@ -547,9 +547,10 @@ def test_reload_signals_the_daemon_by_what_every_debian_has():
     """Essential packages alone: /bin/kill is in procps."""
     service = (UNITS / "mta-sts-daemon.service").read_text()
     *_, command = re.findall("^ExecReload=(.+)$", service, re.M)
-    with subprocess.Popen(
-        ["sh", "-c", "echo ready; read _"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as daemon:
+    # What ignores a signal hands that on to its children, as nohup(1) does.
+    waits = "signal(SIGHUP, SIG_DFL); print('ready', flush=True); pause()"
+    program = [sys.executable, "-c", f"from signal import *; {waits}"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE) as daemon:
         assert daemon.stdout.readline() == b"ready\n"
         words = [word.replace("${MAINPID}", str(daemon.pid)) for word in shlex.split(command)]
         assert words[0] == "/bin/sh"

@@ -20,6 +20,7 @@ from stsresolver.config import redis_options
 from stsresolver.config.effective import effective
 from stsresolver.config.keys import DEFAULT_PATH, Config, ConfigError, MetricsSettings, parse
 from stsresolver.process import arguments, output
+from tests.support.missing import not_installed
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MANUALS = CHECKOUT / "docs" / "man"
@@ -32,19 +33,11 @@ SENTINELS = {"sentinel_master_name": "m", "sentinels": [["h", 1]]}
 NEEDED = {"internal": {}, "sqlite": {"filename": "f"}, "redis": {}, "redis_sentinel": SENTINELS}
 
 
-def unavailable(program):
-    """End the test: skip it, except in CI, where what is missing is a fault of CI."""
-    reason = f"not installed: {program}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
-
-
 @cache
 def tree(page):
     """Return the document tree of a page. Fails for what docutils would warn of."""
     if importlib.util.find_spec("docutils") is None:
-        unavailable("docutils (extra package)")
+        not_installed("docutils (extra package)")
     from docutils.core import publish_doctree
 
     text = (MANUALS / f"{page}.rst").read_text(encoding="utf-8")
@@ -353,7 +346,7 @@ def test_it_is_of_this_version(page):
 def test_man_shows_it_without_a_warning(page, tmp_path):
     document = tree(page)
     if shutil.which("man") is None:
-        unavailable("man (Debian: man-db)")
+        not_installed("man (Debian: man-db)")
     from docutils.core import publish_from_doctree
     from docutils.writers.manpage import Writer
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from stsresolver import __version__
+from tests.support.missing import unavailable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 INSTALL_SERVICE = CHECKOUT / "etc" / "install-service"
@@ -27,13 +28,6 @@ MANUALS = ["man1/mta-sts-daemon.1", "man1/mta-sts-query.1", "man5/mta-sts-daemon
 NOT_SHIPPED = {"run-from-checkout"}
 # What pip says when there is no index.
 OFFLINE = ("No matching distribution found", "Could not find a version", "Failed to establish")
-
-
-def unavailable(reason):
-    """End the test: skip it, except in CI, where what is missing is a fault of CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 def run(*command, **options):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -21,20 +21,8 @@ from stsresolver.socketmap import connections, conversation, server
 from stsresolver.socketmap.answer import Answers
 from stsresolver.socketmap.netstring import MAX_REPLY, MAX_REQUEST
 from stsresolver.socketmap.reply_cache import Reply
-from tests.support.served import Served, Source, reply, serving, warnings
+from tests.support.served import Source, reply, warnings
 from tests.support.socketmap_client import DEADLINE, Client, cpu_seconds, frame, wait_for
-
-
-@pytest.fixture
-def serve(tmp_path, caplog) -> Iterator[Callable[..., Served]]:
-    with serving(tmp_path, caplog) as start:
-        yield start
-
-
-@pytest.fixture(params=["tcp4", "tcp6", "unix"])
-def everywhere(request, serve) -> Served:
-    return serve(request.param)
-
 
 # FRAMES
 

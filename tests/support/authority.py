@@ -6,12 +6,15 @@ common name), so these are built with cryptography, which trustme brings.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import ssl
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -156,3 +159,13 @@ def _key_usage(is_ca: bool) -> x509.KeyUsage:
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+@contextlib.contextmanager
+def trusted(directory: Path) -> Iterator[Authority]:
+    """Give an authority that this process, and those it starts, trust alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        authority = Authority(directory)
+        patch.setenv("SSL_CERT_FILE", str(authority.bundle))
+        patch.setenv("SSL_CERT_DIR", str(directory / "no-directory"))
+        yield authority

@@ -1,7 +1,6 @@
 """Real `redis-server` and `redis-sentinel` processes on loopback ports, each with its own files."""
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -13,15 +12,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.missing import not_installed
+
 DEADLINE = 20.0
-
-
-def unavailable(program):
-    """End the test: skip it, except in CI, where what is missing is a fault of CI."""
-    reason = f"not installed: {program}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 def eventually(condition, what):
@@ -47,7 +40,7 @@ class RedisServer:
     """
 
     def __init__(self, directory, *options, program="redis-server"):
-        self.program = shutil.which(program) or unavailable(program)
+        self.program = shutil.which(program) or not_installed(program)
         self.directory = directory
         directory.mkdir(exist_ok=True)
         self.port = free_port()
