@@ -1,4 +1,4 @@
-"""What setup.cfg cannot declare: the manual pages, rendered from docs/man to where they belong."""
+"""Adds the manual pages, rendered from docs/man, to what setup.cfg declares."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MANUALS = Path("docs", "man")
 
 
 class InstallData(install_data):
-    """Installs the data files of setup.cfg, and share/man beside them."""
+    """Installs the data files of setup.cfg and the manual pages in share/man."""
 
     def run(self) -> None:
-        """Raise `docutils.utils.SystemMessage` for what docutils would only warn of."""
+        """Raise `docutils.utils.SystemMessage` on a page of which docutils warns."""
         super().run()
         for source in sorted(MANUALS.glob("*.rst")):
             page = Path(self.install_dir, "share", "man", f"man{source.stem[-1]}", source.stem)
@@ -25,7 +25,7 @@ class InstallData(install_data):
 
 def render(source: Path, page: Path) -> None:
     """Write the manual page `page` from the reStructuredText of `source`."""
-    # Here, because other commands, such as one that asks for the version, go without docutils.
+    # Imported late: commands that install nothing, such as `setup.py --version`, need no docutils.
     from docutils.core import publish_file  # noqa: PLC0415
     from docutils.writers.manpage import Writer  # noqa: PLC0415
 
@@ -38,6 +38,6 @@ def render(source: Path, page: Path) -> None:
     )
 
 
-# Executed under this name by every front end.
+# Every build front end executes this file as __main__.
 if __name__ == "__main__":
     setup(cmdclass={"install_data": InstallData})

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-# For the programs that tests start; what pytest itself makes of warnings is in setup.cfg.
+# For the programs that tests start. pyproject.toml makes warnings errors in pytest itself.
 os.environ.setdefault("PYTHONWARNINGS", "error")
 
 # Begun first, so that where files run side by side none of them is left to run alone at the end.

@@ -24,7 +24,7 @@ from tests.support.missing import unavailable
 CHECKOUT = Path(__file__).resolve().parents[2]
 INSTALL_SERVICE = CHECKOUT / "etc" / "install-service"
 MANUALS = ["man1/mta-sts-daemon.1", "man1/mta-sts-query.1", "man5/mta-sts-daemon.yml.5"]
-# These are for a checkout, not for a host.
+# For a checkout, not for a host.
 NOT_SHIPPED = {"run-from-checkout"}
 # What pip says when there is no index.
 OFFLINE = ("No matching distribution found", "Could not find a version", "Failed to establish")
@@ -126,7 +126,7 @@ def test_the_wheel_has_the_package_and_what_belongs_beside_it(tree, built):
     for name in files(tree / "docs"):
         if not name.startswith("man/"):
             sources[f"{data}/doc/stsresolver/{name}"] = f"docs/{name}"
-    for name in ("README.rst", "CHANGELOG.rst"):
+    for name in ("README.rst", "CHANGELOG.rst", "SECURITY.rst"):
         sources[f"{data}/doc/stsresolver/{name}"] = name
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
