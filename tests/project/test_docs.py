@@ -35,7 +35,7 @@ PAGES = sorted(
 )
 
 # A file or directory of the checkout, as the pages name it.
-PLACES = "docs|etc|tests|bench|stsresolver|[.]ci"
+PLACES = "docs|etc|tests|bench|stsresolver|[.]ci|[.]github"
 FILE = re.compile(rf"(?<![\w/.-])(?:{PLACES})/[\w./-]*|\b[A-Z]{{4,}}\.rst")
 # A key of the configuration with its value, as the pages and the files of etc/ write it.
 SETTING = re.compile(rf"`((?:{'|'.join(one.name for one in fields(Config))}): [^`]+)`")

@@ -33,7 +33,7 @@ def example():
             txt("v=STSv1; id=2016"),
             "enforce ('*.example.com',) 604800 2016\nTrue\n",
         ),
-        (nxdomain(), "there is none: the domain publishes no MTA-STS record\n"),
+        (nxdomain(), "no policy: the domain publishes no MTA-STS record\n"),
     ],
 )
 def test_the_library_example_runs(record, prints, tmp_path, monkeypatch, capsys):
