@@ -1,11 +1,12 @@
-"""What the daemon and its resolver process say to each other, one message a packet.
+"""Messages between the daemon and its resolver process: lines of a packet, one message each.
 
-JSON in UTF-8, `[number, what, ...]`, because the process reads what strangers wrote and may fall to
-one of them: what comes from it passes the grammar that the network's own texts pass, and nothing in
-it is code. The first message to the process holds its settings; `HELLO` is its first word, with the
-version it is of. Number 0 is nobody's lookup.
+A message is JSON in UTF-8, `[number, what, ...]`. The process reads what strangers wrote and may be
+compromised. So its messages pass the grammar of texts from the network, and none of them is code.
+The first message to the process has its settings. The first one from it is `HELLO` with its
+version. Number 0 belongs to no lookup.
 
-Reading raises `ValueError`, which says what is wrong, for whatever the other side does not write.
+Reading raises `ValueError`, which says what is wrong, for anything that the other side does not
+write.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def write(number: int, what: str, *values: object) -> bytes:
-    """Return a message."""
+    """Return a message as bytes of one packet, without a newline in it."""
     text = _JSON.encode([number, what, *values])
     return text.encode(errors="backslashreplace")
 

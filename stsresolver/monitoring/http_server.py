@@ -98,7 +98,7 @@ class PageServer(http.server.ThreadingHTTPServer):
         self._thread = threading.Thread(target=self._run, name="pages", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread that serves."""
         self._thread.start()
 
     def close(self) -> None:

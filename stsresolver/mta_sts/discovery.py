@@ -28,7 +28,7 @@ class DiscoveryError(Exception):
 class Discovery:
     """Asks the name servers of `resolv_conf`, at most `timeout` seconds for a record.
 
-    May be used by any number of threads at once.
+    May be used by many threads.
     """
 
     def __init__(self, timeout: float, resolv_conf: str, port: int) -> None:

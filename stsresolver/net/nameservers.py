@@ -39,7 +39,7 @@ class NameServerError(Exception):
 class NameServers:
     """The name servers of `resolv_conf`, which is read again when it changes.
 
-    May be used by any number of threads at once.
+    May be used by many threads.
     """
 
     def __init__(self, resolv_conf: str, port: int) -> None:

@@ -232,7 +232,7 @@ class Connections:
                 self._end(connection)
 
     def close_all(self) -> None:
-        """Close everything."""
+        """Close every connection, listener and the poll."""
         for one in (*self._listeners.values(), *(each.socket for each in self._open.values())):
             one.close()
         self._listeners.clear()
