@@ -281,8 +281,9 @@ def test_descriptors_are_given_back(serve):
                     client.finish()
                 if index % 7 == 0:
                     client.reset()
+        wait_for(lambda: served.server.load().accepted == 301, "the last of them")
         served.has_connections(1)
-        assert open_descriptors() == running
+        wait_for(lambda: open_descriptors() == running, "their descriptors back")
     served.close()
     assert open_descriptors() == before
 
