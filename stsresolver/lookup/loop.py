@@ -11,8 +11,9 @@ whose time is over.
                               v
                             done(result)
 
-Running lookups continue before new questions are taken. But a question is not passed over for more
-than `PATIENCE` seconds, or a policy host that dribbles bytes would keep all others waiting.
+Running lookups continue before new questions are taken. While they compute for more than `QUICK`
+seconds a turn, no question is taken, but none is passed over for more than `PATIENCE` seconds: a
+policy host that dribbles bytes must not keep all others waiting.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from typing import Any
 
 from ..net.steps import Steps, Wait
 
-# Seconds for which a question is passed over while lookups can go on.
+# Seconds of a turn after which questions are passed over: the lookups under way fill the core.
+QUICK = 0.002
+# Seconds for which a question is passed over at most.
 PATIENCE = 0.02
 
 
@@ -73,6 +76,7 @@ class Loop:
         timeout = max(0.0, self._ends[0][0] - now) if self._ends else None
         asked = False
         came = self._poll.poll(timeout)
+        began = time.monotonic()
         for descriptor, _ in came:
             if descriptor == self._questions:
                 asked = True
@@ -81,7 +85,7 @@ class Loop:
         now = time.monotonic()
         self._end_overdue(now)
         self._asked = min(self._asked, now) if asked else math.inf
-        if asked and (len(came) == 1 or now >= self._asked + PATIENCE):
+        if asked and (now - began < QUICK or now >= self._asked + PATIENCE):
             self._asked = math.inf
             return True
         return False

@@ -123,16 +123,35 @@ def test_a_question_is_taken_when_nothing_else_can_go_on(place):
 def test_running_lookups_go_on_before_a_question_is_taken(place, monkeypatch):
     monkeypatch.setattr(loop, "PATIENCE", LONG)
     ours, theirs = place.pair()
-    place.start("a", (ours, select.POLLIN, later()))
     theirs.send(b"x")
+
+    def computes():
+        yield Wait(ours.fileno(), select.POLLIN, later())
+        end = time.monotonic() + 2 * loop.QUICK
+        while time.monotonic() < end:
+            pass
+
+    place.loop.start(computes(), place.done.append)
     place.daemon.send(b"question")
     assert not place.loop.turn()
     assert place.done
     assert place.loop.turn()
 
 
+def test_a_question_is_taken_beside_lookups_that_compute_little(place, monkeypatch):
+    monkeypatch.setattr(loop, "QUICK", LONG)
+    monkeypatch.setattr(loop, "PATIENCE", LONG)
+    ours, theirs = place.pair()
+    place.start("a", (ours, select.POLLIN, later()))
+    theirs.send(b"x")
+    place.daemon.send(b"question")
+    assert place.loop.turn()
+    assert place.done, "behind the lookup"
+
+
 def test_but_not_for_long(place, monkeypatch):
     monkeypatch.setattr(loop, "PATIENCE", 0.05)
+    monkeypatch.setattr(loop, "QUICK", 0.0)
     ours, theirs = place.pair()
     theirs.send(b"x")
 
