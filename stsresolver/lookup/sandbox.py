@@ -1,8 +1,9 @@
 """What the resolver process gives up before it reads a stranger's first byte.
 
-Limits of memory, files and core dumps (setrlimit(2)), new privileges (prctl(2)), and, where the
-kernel has Landlock (landlock(7)), writing, removing and executing any file, taking a TCP port, and
-tracing or signalling other processes. All for good, and before any thread is started.
+Limits of memory, of the size of written files and of core dumps (setrlimit(2)); new privileges
+(prctl(2)); and, where the kernel has Landlock (landlock(7)), writing, removing and executing any
+file and tracing other processes, from its version 4 on taking a TCP port, and from version 6 on
+signalling other processes. All for good, and before any thread is started.
 
 Out of Landlock's reach are reading files, connecting, also to UNIX sockets in the file system,
 listening on a port that the kernel picks, and the modes and owners of one's own files.

@@ -1,4 +1,5 @@
 """When a policy in force is looked at again. Pure: times come in and go out, in seconds.
+What is done at that time, `decision` says.
 
 RFC 8461 §3.3 and §10.2 ask senders to renew a policy before it ends and to look for changes about
 once a day. Times of an entry are wall clock, those of a miss monotonic.

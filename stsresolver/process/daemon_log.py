@@ -91,7 +91,7 @@ class DroppingQueueHandler(logging.handlers.QueueHandler):
 class Log:
     """The log of the process, from `level` (of `logging`) up, as `settings` say.
 
-    Raises `OSError` where the file cannot be opened; see `logtargets`.
+    Raises `OSError` where the file cannot be opened; see `log_targets`.
     """
 
     def __init__(self, level: int, settings: LogSettings) -> None:

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 # Seconds without a whole request after which a connection is closed. Postfix may keep one idle for
 # minutes, and must not find it closed sooner than after 120.
 IDLE_LIMIT = 300.0
-# Seconds after which the answer to a request is lost: no lookup takes so long.
-ANSWER_LIMIT = 300.0
+# Seconds after which a connection that waits is closed: the server answers far sooner.
+LOST_LIMIT = 300.0
 # Seconds without accepting after the process ran out of descriptors.
 ACCEPT_PAUSE = 1.0
 # One read takes the longest request.
@@ -199,9 +199,9 @@ class Connections:
             self.accept()
 
     def close_idle(self, now: float) -> None:
-        """Close the connections that have asked nothing for `IDLE_LIMIT` seconds."""
+        """Close what asked nothing for `IDLE_LIMIT` seconds, or waits for `LOST_LIMIT`."""
         for connection in list(self._open.values()):
-            if now >= connection.last + (ANSWER_LIMIT if connection.waiting else IDLE_LIMIT):
+            if now >= connection.last + (LOST_LIMIT if connection.waiting else IDLE_LIMIT):
                 log.debug("connection %d is closed: idle", connection.fd)
                 self.close(connection)
 
