@@ -70,6 +70,15 @@ class State(enum.Enum):
     KILLED = "killed"
 
 
+# Which states may follow each, as drawn above. Nothing follows the last two.
+_NEXT = {
+    State.LOADING: (State.READY, State.REPLACED, State.KILLED),
+    State.READY: (State.REPLACED, State.KILLED),
+    State.REPLACED: (),
+    State.KILLED: (),
+}
+
+
 @dataclass(slots=True)
 class _Child:
     """One process.
@@ -84,6 +93,16 @@ class _Child:
     state: State = State.LOADING
     greeted: bool = False
     full: float | None = None
+
+    def become(self, state: State) -> bool:
+        """Enter a state if the present one allows it; return whether it does.
+
+        The caller has the lock: the listening thread and a reload may both want to.
+        """
+        if state not in _NEXT[self.state]:
+            return False
+        self.state = state
+        return True
 
 
 class ResolverProcess:
@@ -131,9 +150,10 @@ class ResolverProcess:
     def change(self, resolver: Mapping[str, object]) -> None:
         """Start a process with other arguments, if they differ; it takes over what is under way."""
         with self._lock:
-            if self._resolver != resolver and self._child is not None:
-                self._child.state = State.REPLACED
-                self._child.socket.shutdown(socket.SHUT_RDWR)
+            child = self._child
+            differ = self._resolver != resolver
+            if differ and child is not None and child.become(State.REPLACED):
+                child.socket.shutdown(socket.SHUT_RDWR)
             self._resolver = dict(resolver)
 
     def close(self) -> None:
@@ -372,8 +392,8 @@ class ResolverProcess:
         match what, values:
             case "hello", [str(version)]:
                 child.greeted = True
-                if child.state is State.LOADING:
-                    child.state = State.READY
+                with self._lock:
+                    child.become(State.READY)
                 if version != __version__:
                     log.error(
                         "stsresolver was %s when this daemon started and is %.40s now:"
@@ -393,18 +413,16 @@ class ResolverProcess:
         it does not get ready.
         """
         now = time.monotonic()
+        silent = now - child.heard
         with self._lock:
             over = self._questions.overdue(now)
-        silent = now - child.heard
-        limits = [question.seconds for question in over]
-        if child.full is not None and now >= child.full + _FULL:
-            limits.append(_FULL)
-        least = 0.0 if child.state is not State.LOADING else _START
-        if any(silent >= max(limit, least) for limit in limits) and child.state in (
-            State.LOADING,
-            State.READY,
-        ):
-            child.state = State.KILLED
+            limits = [question.seconds for question in over]
+            if child.full is not None and now >= child.full + _FULL:
+                limits.append(_FULL)
+            least = _START if child.state is State.LOADING else 0.0
+            hangs = any(silent >= max(limit, least) for limit in limits)
+            killed = hangs and child.become(State.KILLED)
+        if killed:
             log.error("killing the resolver process: it hangs")
             child.process.kill()
         _fail(over, "it does not answer")

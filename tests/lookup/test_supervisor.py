@@ -561,6 +561,45 @@ def test_one_that_does_not_get_ready(process, child, caplog, monkeypatch):
     assert errors(caplog)[0] == "killing the resolver process: it hangs"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "allowed"),
+    [
+        ("LOADING", "READY", True),
+        ("LOADING", "REPLACED", True),
+        ("LOADING", "KILLED", True),
+        ("READY", "REPLACED", True),
+        ("READY", "KILLED", True),
+        ("READY", "READY", False),
+        ("REPLACED", "READY", False),
+        ("REPLACED", "KILLED", False),
+        ("KILLED", "READY", False),
+        ("KILLED", "REPLACED", False),
+    ],
+)
+def test_what_a_state_may_become(before, after, allowed):
+    one = supervisor._Child(None, None, 0.0, supervisor.State[before])
+    assert one.become(supervisor.State[after]) is allowed
+    assert one.state.name == (after if allowed else before)
+
+
+def test_one_that_was_killed_is_a_loss_though_a_reload_follows(process, child, caplog, monkeypatch):
+    monkeypatch.setattr(backoff, "FIRST", 0.05)
+    child("hello()\nimport signal\nsignal.pause()")
+    one = process({"number": 1})
+    ready(one)
+
+    def reload(message, *_):
+        """Reload between the decision to kill it and its end."""
+        if "hangs" in message:
+            one.change({"number": 2})
+
+    monkeypatch.setattr(supervisor, "_SLACK", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor.log, "error", reload)
+        assert Waited(one, 0.1).fetch("example.com").cause is Cause.PROCESS
+        wait_for(lambda: one.losses, "the loss to be counted")
+
+
 def spawned(served: Served) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Return the real program and the daemon's end of its socket, the first word said."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
