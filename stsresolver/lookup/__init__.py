@@ -2,6 +2,6 @@
 
 Lookups compute, and they read what strangers wrote. So a `child` makes them with the library's
 `Resolver`, in a `sandbox`, and the daemon keeps a `pool` of such processes, each with a
-`supervisor`. What the two say to each other is in `messages`. The daemon's side loads neither
+`supervisor`. `messages` is the protocol between the two. The daemon's side loads neither
 dnspython nor requests. This room imports `mta_sts` and `net`.
 """

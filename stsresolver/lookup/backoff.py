@@ -1,4 +1,4 @@
-"""How long to wait until the next start of a resolver process. Pure: seconds in, seconds out."""
+"""How long to wait before a resolver process is started again. Pure: seconds in, seconds out."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from dataclasses import dataclass
 # The first pause, and the longest (seconds).
 FIRST = 0.25
 LONGEST = 30.0
-# A process that lived for this long (seconds) was well: its end is no part of a series.
+# A process that lived for this long (seconds) was well: its end begins no series of pauses.
 WELL = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Pauses that double while processes end soon after their start. `pause`: the last one."""
+    """Pauses that double while processes end soon after their start.
+
+    `pause`: seconds to wait before the next start.
+    """
 
     pause: float = 0.0
 
     def after(self, lived: float, *, replaced: bool) -> Backoff:
         """Return the back-off after a process that lived for `lived` seconds.
 
-        `replaced`: whether it ended because another one is to follow.
+        `replaced`: whether it ended because a reload replaced it.
         """
         if replaced or lived > WELL:
             return Backoff()

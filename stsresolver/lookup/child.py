@@ -1,8 +1,8 @@
 """The resolver process: looks up policies for the daemon, away from its caches and sockets.
 
 The daemon starts it (`supervisor`), and asks over the socket that is its standard input
-(`messages`). It looks up with the `Resolver` of the library, many domains at once on one thread
-(`loop`). It is the process that reads what strangers send. So it holds no cache, no password and no
+(`messages`). It uses the `Resolver` of the library, for many domains at once on one thread
+(`loop`). It reads what strangers send. So it holds no cache, no password and no
 listening socket, and gives up what it does not need before it reads the first byte (`sandbox`).
 
 It ends when the daemon closes the socket, and leaves signals to the daemon.
@@ -43,16 +43,16 @@ from .messages import (
 )
 from .sandbox import confine
 
-# By name: as the program of a process this module is `__main__`.
+# `__name__` would be `__main__`, since this module is run as a program.
 log = logging.getLogger("stsresolver.lookup.child")
 
-# Bytes of data: the interpreter with its modules, and room for lookups.
+# Bytes of data at most: the interpreter with its modules, and room for lookups.
 _MEMORY = 768 << 20
-# Lookups at once, where the limit of descriptors allows as many: each has one socket.
+# Lookups at once, if the limit of descriptors allows as many: each has one socket.
 _MOST_LOOKUPS = 4096
-# Descriptors left for all else, such as a file of certificates.
+# Descriptors kept for other uses, such as a file of certificates.
 _SPARE_DESCRIPTORS = 32
-# A repeated answer is worth more than an early first one, where cores are few.
+# Repeated answers come before first ones, if cores are few (nice(2)).
 _NICE = 5
 
 
@@ -89,7 +89,7 @@ def main() -> int:
         try:
             daemon.send(write(0, HELLO, __version__))
         except ConnectionError:
-            # The daemon stopped meanwhile.
+            # The daemon has stopped already.
             return 0
         log.debug("the resolver process is confined: %s", confined)
         arguments = settings["resolver"]
@@ -112,7 +112,8 @@ def most_lookups() -> int:
 class Child:
     """Looks up what the daemon asks, and sends the results.
 
-    `resolver`: gives the resolver for a time limit in seconds.
+    `daemon`: the socket to the daemon.
+    `resolver`: returns the resolver for a time limit in seconds.
     `most`: lookups at once.
     """
 
@@ -142,7 +143,7 @@ class Child:
         except Exception:
             log.exception("internal error in the resolver process")
         finally:
-            # Nobody waits for the lookups under way any more.
+            # The daemon no longer waits for the lookups under way.
             os._exit(status)
 
     def _begin(self, message: bytes) -> None:
@@ -154,7 +155,7 @@ class Child:
         self._results.append((number, result))
 
     def _send(self) -> None:
-        """Send the results of this turn of the loop, in one packet where they fit."""
+        """Send the results of this turn of the loop, in one packet if they fit."""
         if not self._results:
             return
         results, self._results = self._results, []
@@ -180,7 +181,7 @@ class Child:
 
 
 def _answer(resolver: Resolver, what: str, domain: str, known_ids: list[str]) -> Steps[Result]:
-    """Look up one thing. An internal error ends this lookup alone."""
+    """Answer one question. An internal error ends this lookup alone."""
     try:
         result: Result = yield from _look_up(resolver, what, domain, known_ids)
         return result

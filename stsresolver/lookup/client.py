@@ -1,8 +1,8 @@
 """What the daemon asks of its resolver processes, and which results it accepts.
 
 `LookupClient` has the methods of a `Resolver`, by callback. The process that answers may be
-compromised: its results have passed the grammar (`messages`), and a result that does not answer the
-question is refused here. Nothing is raised: what goes wrong is a result.
+compromised. `messages` checks the grammar of its results, and this module refuses a result that
+does not answer the question. Every failure is a result. No method raises for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Asked(Protocol):
-    """What can be asked for a lookup: one process, or several."""
+    """What makes the lookups: a `ResolverProcess` or a `ResolverPool`."""
 
     def ask(
         self,
@@ -35,8 +35,9 @@ class Asked(Protocol):
 class LookupClient:
     """Has the processes look up policies, within `timeout` seconds for DNS and for HTTPS each.
 
-    Domains are A-labels. `done` is called once with the result, at once or on another thread. May
-    be used by many threads.
+    Domains are A-labels. `done` is called once with the result, at once or on another thread. It
+    must not block. The questions are sent when the processes are told to `flush`. Several threads
+    may use one client.
     """
 
     def __init__(self, asked: Asked, timeout: float) -> None:
@@ -46,7 +47,7 @@ class LookupClient:
     def begin_resolve(
         self, domain: str, known_ids: tuple[str, ...], done: Callable[[Lookup], None]
     ) -> None:
-        """Look up the policy of `domain`, unless its record carries a known id."""
+        """Look up the policy of `domain`. It is not fetched if its record carries a known id."""
 
         def checked(result: Result) -> None:
             done(result if _resolves(result, known_ids) else _refused(result))
@@ -75,9 +76,9 @@ class LookupClient:
 class Ending(NamedTuple):
     """How a lookup ended.
 
-    `what`: as in a message.
-    `result`: "found": an id, or a policy. "none": the domain says that it has none. "failure".
-    `cause`: None where it found something.
+    `what`: `POLICY_ID` or `FETCH`.
+    `result`: "found" (an id or a policy), "none" (the domain has no policy) or "failure".
+    `cause`: None if `result` is "found".
     """
 
     what: str
@@ -98,7 +99,7 @@ ENDINGS = (
 
 
 def endings(what: str, result: Result) -> tuple[Ending, ...]:
-    """Return the endings that `result` means: of the record's lookup, of the fetch, or of both."""
+    """Return how the lookup of the record, the fetch, or both ended, given their `result`."""
     if what != RESOLVE:
         return (_ending(what, result),)
     if isinstance(result, Found) or (isinstance(result, Failure) and result.id):
@@ -124,7 +125,7 @@ def _resolves(result: Result, known_ids: tuple[str, ...]) -> TypeGuard[Lookup]:
         case NoPolicy():
             return result.cause.by_record
         case Failure():
-            # The id is there if the record was found, so that the fetch failed.
+            # It has an id if the record was found and the fetch failed.
             early = result.cause.by_record or result.cause is Cause.PROCESS
             return early is not bool(result.id) and result.id not in known_ids
     return False

@@ -1,6 +1,6 @@
 """The event loop of the resolver process: many lookups on one thread.
 
-A lookup is work in steps (`net.steps`). The loop takes its steps until it would wait for the
+A lookup is work in steps (`net.steps`). The loop runs its steps until the lookup would wait for the
 network, waits for all lookups at once with epoll(7), and goes on with those whose event has come or
 whose time is over.
 
@@ -12,8 +12,8 @@ whose time is over.
                             done(result)
 
 Running lookups continue before new questions are taken. While they compute for more than `QUICK`
-seconds a turn, no question is taken, but none is passed over for more than `PATIENCE` seconds: a
-policy host that dribbles bytes must not keep all others waiting.
+seconds a turn, no question is taken. But none is put off for more than `PATIENCE` seconds, so that
+a policy host that dribbles bytes does not keep all others waiting.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import Any
 
 from ..net.steps import Steps, Wait
 
-# Seconds of a turn after which questions are passed over: the lookups under way fill the core.
+# Seconds of a turn after which questions are put off: the running lookups fill the core.
 QUICK = 0.002
-# Seconds for which a question is passed over at most.
+# Seconds for which a question is put off at most.
 PATIENCE = 0.02
 
 
@@ -46,10 +46,10 @@ class _Lookup:
 
 
 class Loop:
-    """Runs lookups until they are done. For one thread.
+    """Runs lookups until they are done. One thread may use it.
 
-    `questions`: the descriptor at which new questions are announced.
-    `most`: lookups under way; beyond them questions wait where they are.
+    `questions`: the descriptor that can be read when a question is to be taken.
+    `most`: lookups under way at most. Further questions stay unread in the socket.
     """
 
     def __init__(self, questions: int, most: int) -> None:
@@ -59,10 +59,10 @@ class Loop:
         self._poll.register(questions, select.POLLIN)
         self._watching = True
         self._waiting: dict[int, _Lookup] = {}
-        # By the end of each wait; those that ended before it are still there.
+        # A heap by the time limit of each wait. Waits that are over stay in it until then.
         self._ends: list[tuple[float, int, _Lookup, Wait]] = []
         self._number = itertools.count()
-        # When the question that is to be taken next was seen first.
+        # Since when a question is put off (monotonic), inf while none is.
         self._asked = math.inf
 
     def start(self, steps: Steps[Any], done: Callable[[Any], None]) -> None:
@@ -70,7 +70,7 @@ class Loop:
         self._resume(_Lookup(steps, done), None)
 
     def turn(self) -> bool:
-        """Wait until anything can go on, and let it; return whether to take questions now."""
+        """Wait until a lookup can go on, and run it; return whether to take questions now."""
         self._watch(len(self._waiting) < self._most)
         now = time.monotonic()
         timeout = max(0.0, self._ends[0][0] - now) if self._ends else None
@@ -101,10 +101,10 @@ class Loop:
         self._resume(self._waiting.pop(descriptor), came)
 
     def _resume(self, lookup: _Lookup, came: bool | None) -> None:
-        """Take the next steps of a lookup."""
+        """Run the next steps of a lookup, until it waits or is done."""
         lookup.wait = None
         try:
-            # The first time, a generator takes None alone.
+            # A generator that was not started takes only None.
             wait = lookup.steps.send(came)  # type: ignore[arg-type]
             while not self._wait(lookup, wait):
                 wait = lookup.steps.throw(OSError("the system has no room to wait for a socket"))
@@ -122,7 +122,7 @@ class Loop:
         return True
 
     def _watch(self, watching: bool) -> None:
-        """Look for questions, or not while as many lookups are under way as may be."""
+        """Poll for questions, or stop while `most` lookups are under way."""
         if watching != self._watching:
             self._poll.modify(self._questions, select.POLLIN if watching else 0)
             self._watching = watching

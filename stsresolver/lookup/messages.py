@@ -1,12 +1,12 @@
-"""Messages between the daemon and its resolver process: lines of a packet, one message each.
+"""The protocol between the daemon and its resolver process.
 
-A message is JSON in UTF-8, `[number, what, ...]`. The process reads what strangers wrote and may be
-compromised. So its messages pass the grammar of texts from the network, and none of them is code.
-The first message to the process has its settings. The first one from it is `HELLO` with its
-version. Number 0 belongs to no lookup.
+A packet holds messages, one a line. A message is a JSON array in UTF-8, `[number, type, ...]`. The
+number is that of the lookup, 0 if the message belongs to none. The first message each way is
+`HELLO`: the daemon sends the settings, the process its version.
 
-Reading raises `ValueError`, which says what is wrong, for anything that the other side does not
-write.
+The process reads what strangers wrote and may be compromised. So its messages pass the same grammar
+as texts from the network, and none of them is code. Reading raises `ValueError`, which says what is
+wrong, for anything that the other side never writes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..mta_sts.policy import MAX_STORED_SIZE, Policy, parse_policy
 from ..mta_sts.record import checked_id
 from ..mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 
-# What may be asked, each with a domain and a timeout: as the methods of `Resolver`. The ids that
-# are known follow where the whole is asked for.
+# Questions, named like the methods of `Resolver`. Each has a domain and a timeout. The known ids
+# follow those of `RESOLVE`.
 POLICY_ID = "policy id"
 FETCH = "fetch"
 RESOLVE = "resolve"
-# What is said.
+# Other types of messages, and of results.
 HELLO = "hello"
 LOG = "log"
 _ID = "id"
@@ -33,9 +33,9 @@ _NOT_CHANGED = "not changed"
 _NO_POLICY = "no policy"
 _FAILURE = "failure"
 
-# A packet holds a stored policy whose quotes and backslashes are escaped.
+# Bytes of a packet: room for the largest stored policy, with each quote and backslash escaped.
 MAX_MESSAGE = 2 * MAX_STORED_SIZE + 4096
-# Characters of a line for the log.
+# Characters of a log line.
 MAX_LINE = 4000
 _MAX_DETAIL = 1000
 _MAX_TTL = 2**31
@@ -47,24 +47,24 @@ _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def write(number: int, what: str, *values: object) -> bytes:
-    """Return a message as bytes of one packet, without a newline in it."""
+    """Return a message as bytes, without a newline."""
     text = _JSON.encode([number, what, *values])
     return text.encode(errors="backslashreplace")
 
 
 def read(message: bytes) -> tuple[int, str, list[Any]]:
-    """Return number, word and values of a message."""
+    """Return number, type and values of a message. Raise `ValueError` if it is none."""
     try:
         number, what, *values = json.loads(message)
     except (RecursionError, TypeError) as error:
         raise ValueError(str(error)) from error
     if type(number) is not int or not isinstance(what, str):
-        raise ValueError("no number or no word")
+        raise ValueError("a message without a number or a type")
     return number, what, values
 
 
 def write_result(number: int, result: Result) -> bytes:
-    """Return the message that holds what a lookup ended in."""
+    """Return the message with the result of a lookup."""
     match result:
         case str():
             return write(number, _ID, result)
@@ -84,7 +84,7 @@ def write_result(number: int, result: Result) -> bytes:
 
 
 def read_result(what: str, values: list[Any]) -> Result:
-    """Return what a lookup ended in, from word and values of its message."""
+    """Return the result of a lookup from its message. Raise `ValueError` if it is none."""
     match what, values:
         case "id", [str(text)]:
             return checked_id(text.encode())
@@ -100,18 +100,18 @@ def read_result(what: str, values: list[Any]) -> Result:
             return Failure(_cause(cause), _detail(detail))
         case "failure", [str(cause), str(detail), str(text)]:
             return Failure(_cause(cause), _detail(detail), checked_id(text.encode()))
-    raise ValueError(f"not a result: {what[:40]!a}")
+    raise ValueError(f"unknown type of result, or wrong values: {what[:40]!a}")
 
 
 def _policy(body: str) -> Policy:
     policy = parse_policy(body.encode(), MAX_STORED_SIZE)
     if policy.body != body:
-        raise ValueError("a policy that is not as it is stored")
+        raise ValueError("a policy that is not in the form in which it is stored")
     return policy
 
 
 def _detail(text: str) -> str:
-    # Half a surrogate pair, which JSON may hold, cannot be written anywhere.
+    # JSON may hold half a surrogate pair, which no encoding can write.
     return text[:_MAX_DETAIL].encode(errors="backslashreplace").decode()
 
 
@@ -119,4 +119,4 @@ def _cause(name: str) -> Cause:
     try:
         return Cause[name]
     except KeyError:
-        raise ValueError(f"not a cause: {name[:40]!a}") from None
+        raise ValueError(f"unknown cause: {name[:40]!a}") from None

@@ -1,8 +1,7 @@
 """A pool of resolver processes that grows under load.
 
-A process computes on one core at a time (the GIL). So a mail host with several cores is served by
-several processes while they compute most of the time. One process is enough while its lookups only
-wait.
+A process computes on one core at a time (the GIL). So the pool starts more of them, at most one a
+core, when those that run compute most of the time. While lookups only wait, one process is enough.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ log = logging.getLogger(__name__)
 
 # Processes at most. Further cores are left to the rest of the host.
 _MOST = 4
-# Another process is started when each has this many lookups under way, and they have used this
-# share of a core each since the last look, at least that many seconds ago.
+# Another process is started when each has `_MANY` lookups under way, and has used the share `_BUSY`
+# of a core since CPU time was read last, at least `_LOOK` seconds ago.
 _MANY = 8
 _BUSY = 0.6
 _LOOK = 0.2
 
 
 class ResolverPool:
-    """Looks up policies in processes. For argument and methods see `ResolverProcess`.
+    """Spreads lookups over resolver processes. Argument and methods are as in `ResolverProcess`.
 
-    `endings`: how the lookups so far ended, record and policy apart.
-    `seconds`: how long they took, by what was asked.
+    `endings`: how the lookups so far ended, record and policy counted apart.
+    `seconds`: how long they took, by type of question.
     """
 
     def __init__(self, resolver: Mapping[str, object]) -> None:
@@ -45,20 +44,20 @@ class ResolverPool:
         self._lock = threading.Lock()
         self._starting = False
         self._closed = False
-        # When their CPU time was read last (monotonic), and what it was (seconds).
+        # When the CPU time of the processes was read last (monotonic), and the sum (seconds).
         self._looked = 0.0
         self._used = 0.0
 
     def lookups(self, timeout: float) -> LookupClient:
-        """Return lookups with a time limit in seconds."""
+        """Return a client whose lookups have a time limit, in seconds."""
         return LookupClient(self, timeout)
 
     def start(self) -> None:
-        """Start the first process. Raise `StartError` where that is not possible."""
+        """Start the first process. Raise `StartError` if it cannot be started."""
         self._processes[0].start()
 
     def change(self, resolver: Mapping[str, object]) -> None:
-        """Start processes with other arguments, if they differ; they take over what is asked."""
+        """Replace the processes if the arguments differ. Lookups under way are asked once more."""
         with self._lock:
             self._resolver = resolver
             for process in self._processes:
@@ -73,7 +72,7 @@ class ResolverPool:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the first that runs, None while there is none."""
+        """The id of the first process that runs, None while none runs."""
         return next((pid for process in self._processes if (pid := process.pid)), None)
 
     @property
@@ -83,7 +82,7 @@ class ResolverPool:
 
     @property
     def losses(self) -> int:
-        """How often one ended by itself, or could not be started."""
+        """How often a process ended by itself, was killed, or could not be started."""
         return sum(process.losses for process in self._processes)
 
     def ask(
@@ -94,7 +93,7 @@ class ResolverPool:
         known_ids: tuple[str, ...],
         done: Callable[[Result], None],
     ) -> None:
-        """Ask the process that has the least to do. See `ResolverProcess.ask`."""
+        """Ask the process with the fewest lookups under way. See `ResolverProcess.ask`."""
         began = time.monotonic()
 
         def counted(result: Result) -> None:
@@ -105,19 +104,19 @@ class ResolverPool:
 
         ready = [process for process in self._processes if process.ready]
         process = min(ready or self._processes, key=lambda one: one.under_way)
-        # While one is being started, it is not known yet whether that was enough.
+        # While one is being started, nobody knows yet whether it is enough.
         may_grow = len(ready) == len(self._processes) < self._most
         if process.under_way >= _MANY and may_grow and self._busy(began):
             self._start_another()
         process.ask(what, domain, timeout, known_ids, counted)
 
     def flush(self) -> None:
-        """Send what was asked."""
+        """Send the questions that were not sent yet."""
         for process in self._processes:
             process.flush()
 
     def _busy(self, now: float) -> bool:
-        """Say whether the processes compute for most of the time, and do not wait."""
+        """Return whether the processes compute most of the time rather than wait."""
         seconds = now - self._looked
         if seconds < _LOOK:
             return False
@@ -126,7 +125,7 @@ class ResolverPool:
         return used - before > _BUSY * seconds * len(self._processes)
 
     def _start_another(self) -> None:
-        """Start one more process on a thread of its own; it is asked when it is ready."""
+        """Start one more process, on a thread of its own. It gets questions once it is ready."""
         if not (self._starting or self._closed):
             self._starting = True
             try:

@@ -1,7 +1,7 @@
 """Starts the program of a resolver process: a fresh interpreter that runs `lookup.child`.
 
-It is a fresh interpreter and no fork, so it inherits no memory of the daemon. Its standard input is
-its end of the socket to the daemon.
+A fresh interpreter, unlike a fork, inherits no memory of the daemon. Its standard input is its end
+of the socket to the daemon.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What a service manager tells the daemon is not for its child.
+# The service manager means these variables for the daemon alone.
 _NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS")
 
 
@@ -33,7 +33,7 @@ def spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
             process_group=0,
         )
     except OSError as error:
-        # A virtual environment's Python is a link; what cannot be run may be what it leads to.
+        # The Python of a virtual environment is a link. Its target may be what cannot be run.
         real = os.path.realpath(sys.executable)
         if error.filename == sys.executable != real:
             error.filename2 = real

@@ -1,6 +1,6 @@
 """Questions to a resolver process: those under way, those not sent yet, and when their time ends.
 
-Plain bookkeeping. It does no I/O and takes no lock: its owner guards it. The clock is passed in, in
+Plain bookkeeping: no I/O and no lock, which is the owner's to take. The clock is passed in, as
 monotonic seconds.
 """
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from .messages import MAX_MESSAGE, Result, write
 
-# A question is asked once more if the process ends before it has answered.
+# A question is asked once more if the process ends before it answers.
 _TRIES = 2
-# Messages in one packet at most: the process takes a packet between two turns of its loop.
+# Messages in a packet at most: between two packets, the process goes on with running lookups.
 _BATCH = 64
 
 Done = Callable[[Result], None]
@@ -26,11 +26,13 @@ Done = Callable[[Result], None]
 class Question:
     """A question under way.
 
-    `message`: its bytes.
+    `number`: by which its result is recognised.
+    `message`: the message to send.
     `seconds`: its time limit, for each try.
-    `asked`: when the try began.
-    `sent`: whether a process was sent it.
-    `tries`: processes that were sent it, and ended.
+    `done`: to be called with the result.
+    `asked`: when the try began (monotonic).
+    `sent`: whether the message was sent to the present process.
+    `tries`: how many processes got it and ended without an answer.
     """
 
     number: int
@@ -43,7 +45,7 @@ class Question:
 
     @property
     def end(self) -> float:
-        """When its time is over."""
+        """When its time is over (monotonic)."""
         return self.asked + self.seconds
 
 
@@ -54,7 +56,7 @@ class Questions:
         self._last = 0
         self._under_way: dict[int, Question] = {}
         self._unsent: deque[Question] = deque()
-        # By the end of each try; those that were answered before it are still there.
+        # A heap by the end of each try. Answered questions stay in it until then.
         self._ends: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
@@ -92,14 +94,14 @@ class Questions:
             self._unsent.popleft()
 
     def answered(self, number: int) -> Question | None:
-        """Take out the question that an answer is for; None if there is none, or no longer."""
+        """Take out the question with a number; None if it is not under way."""
         question = self._under_way.pop(number, None)
         if question is not None and not question.sent:
             self._unsent.remove(question)
         return question
 
     def next_end(self) -> float:
-        """Return when the next question's time is over, at the earliest; inf if none is."""
+        """Return a time before which no question is overdue (monotonic), inf without any."""
         return self._ends[0][0] if self._ends else math.inf
 
     def overdue(self, now: float) -> list[Question]:
@@ -114,14 +116,17 @@ class Questions:
         return found
 
     def older(self, then: float) -> list[Question]:
-        """Take out the questions that were asked before `then`."""
+        """Take out the questions that were asked at `then` or before."""
         found = [one for one in self._under_way.values() if one.asked <= then]
         for question in found:
             self.answered(question.number)
         return found
 
     def lost(self, now: float) -> list[Question]:
-        """Ask once more what the process that ended was asked; take out what had its tries."""
+        """Note that the process ended: take out the questions that had their tries.
+
+        The others are to be sent to the next process, with their whole time.
+        """
         over = []
         for question in list(self._under_way.values()):
             question.tries += question.sent

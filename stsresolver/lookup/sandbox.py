@@ -1,12 +1,13 @@
 """What the resolver process gives up before it reads a stranger's first byte.
 
-Limits of memory, of the size of written files and of core dumps (setrlimit(2)); new privileges
-(prctl(2)); and, where the kernel has Landlock (landlock(7)), writing, removing and executing any
-file and tracing other processes, from its version 4 on taking a TCP port, and from version 6 on
-signalling other processes. All for good, and before any thread is started.
+It limits memory, the size of written files and core dumps (setrlimit(2)), and forbids new
+privileges (prctl(2)). If the kernel has Landlock (landlock(7)), it also forbids to write, remove
+and execute any file and to trace other processes, from version 4 of Landlock on to take a TCP port,
+and from version 6 on to signal other processes. None of it can be undone, and all of it comes
+before any thread is started.
 
-Out of Landlock's reach are reading files, connecting, also to UNIX sockets in the file system,
-listening on a port that the kernel picks, and the modes and owners of one's own files.
+Landlock does not restrict reading files, connecting (also to UNIX sockets in the file system),
+listening on a port that the kernel picks, or the modes and owners of the user's own files.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import os
 import resource
 
 _PR_SET_NO_NEW_PRIVS = 38
-# The same on every architecture that has Landlock.
+# System calls: their numbers are the same on every architecture that has Landlock.
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_RESTRICT_SELF = 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
-# The file accesses of each version of Landlock, but for reading files and directories.
+# The file accesses that each version of Landlock knows.
 _FILE_ACCESS = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 5: 0xFFFF}
+# Of them, reading files and directories stays allowed.
 _READ = 1 << 2 | 1 << 3
 _BIND_TCP = 1
 _ABSTRACT_SOCKETS_AND_SIGNALS = 3
@@ -38,7 +40,7 @@ class _Ruleset(ctypes.Structure):
 def confine(memory: int) -> str:
     """Give up what looking up policies does not need. `memory`: bytes of data at most.
 
-    Return a word on how far that went. Raise `OSError` where not even the limits can be set.
+    Return which sandbox is in effect, for the log. Raise `OSError` if the limits cannot be set.
     """
     resource.setrlimit(resource.RLIMIT_DATA, _at_most(resource.RLIMIT_DATA, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -53,13 +55,13 @@ def confine(memory: int) -> str:
 
 
 def _landlock(libc: ctypes.CDLL) -> int:
-    """Let nothing be written, executed, bound, traced or signalled; return the version."""
+    """Forbid to write, execute, bind, trace and signal; return the version of Landlock."""
     version = _checked(
         libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
     )
     files = _FILE_ACCESS[max(known for known in _FILE_ACCESS if known <= version)]
     rules = _Ruleset(files & ~_READ, _BIND_TCP, _ABSTRACT_SOCKETS_AND_SIGNALS)
-    # An older kernel takes as much of the structure as it knows.
+    # An older kernel accepts only the part of the structure that it knows.
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = _checked(libc.syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(rules), size, 0))
     try:

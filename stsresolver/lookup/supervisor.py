@@ -2,8 +2,8 @@
 
 Lookups compute, and threads that compute take the GIL from the serving thread. So a child process
 makes them (`child`). That also keeps what strangers send away from the caches, the sockets and the
-daemon's memory. The child may be started anew at any time: what it was asked when it ended is asked
-once more of the next one.
+daemon's memory. The child may be replaced at any time. The questions that it had not answered are
+asked once more of the next one.
 
     LOADING ---- its first message ----> READY
        |                                   |
@@ -11,7 +11,7 @@ once more of the next one.
        |                                   |                       ^
        +--- silent past its time limit ----+---> KILLED -----------+ after a pause (`backoff`)
 
-Every failure comes back as a result, as from `Resolver`. Nothing is raised for it.
+Every failure of a lookup is a result, as from `Resolver`. No method raises for it.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ log = logging.getLogger(__name__)
 
 # Seconds past a lookup's own time limit after which the process counts as stuck.
 _SLACK = 3.0
-# Seconds that it may take to start.
+# Seconds that a process may take to start.
 _START = 30.0
 # Seconds that it may take to end by itself, before it is killed.
 _END = 1.0
-# Seconds that its socket may stay full.
+# Seconds for which its socket may stay full.
 _FULL = 1.0
-# Seconds that a question waits for a process while there is none.
+# Seconds for which a question waits while no process runs.
 _WAIT = 2.0
 # Seconds without a question after which the listening thread has to be woken for the next one.
 _LULL = 1.0
-# In which the kernel counts CPU time.
+# Clock ticks a second, in which the kernel counts CPU time (proc(5)).
 _TICKS = os.sysconf("SC_CLK_TCK")
-# The levels that its log lines may have.
+# The log levels that the process may use.
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 
@@ -81,9 +81,10 @@ _NEXT = {
 
 @dataclass(slots=True)
 class _Child:
-    """One process.
+    """One process, and the daemon's end of the socket to it.
 
     `heard`: when its last message came (monotonic).
+    `greeted`: whether its first message came.
     `full`: since when its socket is full (monotonic), None while it is not.
     """
 
@@ -97,7 +98,7 @@ class _Child:
     def become(self, state: State) -> bool:
         """Enter a state if the present one allows it; return whether it does.
 
-        The caller has the lock: the listening thread and a reload may both want to.
+        The caller holds the lock: the listening thread and a reload both change states.
         """
         if state not in _NEXT[self.state]:
             return False
@@ -106,36 +107,37 @@ class _Child:
 
 
 class ResolverProcess:
-    """Starts the process, and starts it anew when it ends.
+    """Keeps one resolver process running, and asks it.
 
-    `resolver`: the arguments of `Resolver` beside the timeout, as JSON has them.
-    `losses`: how often the process ended by itself, or could not be started.
+    `resolver`: the arguments of `Resolver` except the timeout, as values of JSON.
+    `losses`: how often the process ended by itself, was killed, or could not be started.
 
-    `start` returns before the process is ready; `close` ends it.
+    `start` returns before the process is ready. `close` ends it. Each method may be called on any
+    thread, and `close` on any but the listening thread, in which `done` is called.
     """
 
     def __init__(self, resolver: Mapping[str, object]) -> None:
         self.losses = 0
         self._resolver = dict(resolver)
-        # Guards what follows, and each send: no other thread closes the socket meanwhile.
+        # Guards the attributes below, and each send: the socket is not closed during one.
         self._lock = threading.Lock()
         self._questions = Questions()
         self._child: _Child | None = None
         self._bell: int | None = None
-        # When the listening thread wakes by itself (monotonic).
+        # When the listening thread wakes without the bell (monotonic).
         self._wakes = 0.0
         self._closed = False
-        # Whether a start has been tried, and why that one failed.
+        # Set after the first try to start. `_refused`: why that try failed.
         self._tried = threading.Event()
         self._refused: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="resolver", daemon=True)
 
     def lookups(self, timeout: float) -> LookupClient:
-        """Return lookups with a time limit in seconds."""
+        """Return a client whose lookups have a time limit, in seconds."""
         return LookupClient(self, timeout)
 
     def start(self) -> None:
-        """Start the process. Raise `StartError` where that is not possible."""
+        """Start the process. Raise `StartError` if it cannot be started."""
         try:
             self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._thread.start()
@@ -148,7 +150,7 @@ class ResolverProcess:
             raise StartError(f"the resolver process cannot be started: {self._refused}")
 
     def change(self, resolver: Mapping[str, object]) -> None:
-        """Start a process with other arguments, if they differ; it takes over what is under way."""
+        """Replace the process if the arguments differ. Lookups under way are asked once more."""
         with self._lock:
             child = self._child
             differ = self._resolver != resolver
@@ -157,7 +159,7 @@ class ResolverProcess:
             self._resolver = dict(resolver)
 
     def close(self) -> None:
-        """End the process. What is under way, and what is asked later, ends as a failure."""
+        """End the process. Lookups under way, and later ones, end as failures."""
         with self._lock:
             self._closed = True
             self._ring()
@@ -166,19 +168,19 @@ class ResolverProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id, None while there is no process."""
+        """The process id, None while no process runs."""
         child = self._child
         return child.process.pid if child is not None else None
 
     @property
     def ready(self) -> bool:
-        """Whether there is a process that takes questions."""
+        """Whether a process runs and takes questions."""
         child = self._child
         return child is not None and child.state is State.READY
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU that the process has used so far, 0 while there is none (proc(5))."""
+        """Seconds of CPU that the process has used so far, 0 while none runs (proc(5))."""
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
                 # The name in parentheses may hold spaces itself.
@@ -195,9 +197,14 @@ class ResolverProcess:
     def ask(
         self, what: str, domain: str, timeout: float, known_ids: tuple[str, ...], done: Done
     ) -> None:
-        """Ask for a lookup; `done` is called once with the result, on the listening thread.
+        """Ask for a lookup. `done` is called exactly once with the result, and must not block.
 
-        The question goes out with the next `flush`, or before.
+        `what`: `POLICY_ID`, `FETCH` or `RESOLVE`, which alone uses `known_ids`.
+        `domain`: in A-labels.
+        `timeout`: seconds for DNS and for HTTPS each.
+        `done`: runs on the listening thread, or at once on this one after `close`.
+
+        The question is sent at the next `flush` or earlier.
         """
         # DNS and HTTPS have the time each.
         seconds = (2 * timeout if what == RESOLVE else timeout) + _SLACK
@@ -208,10 +215,10 @@ class ResolverProcess:
                 if now + seconds < self._wakes:
                     self._ring()
                 return
-        done(Failure(Cause.PROCESS, "there is none just now"))
+        done(Failure(Cause.PROCESS, "no such process is running"))
 
     def flush(self) -> None:
-        """Send what was asked, in as few packets as it takes."""
+        """Send the questions that were not sent yet, in as few packets as they fit."""
         if self._questions.unsent:
             with self._lock:
                 self._send()
@@ -232,7 +239,7 @@ class ResolverProcess:
                     self._ring()
                 return
             except OSError as error:
-                # Its end is met where it is listened to.
+                # The listening thread notices its end.
                 log.debug("asking the resolver process: %s", error)
                 return
             child.full = None
@@ -269,7 +276,7 @@ class ResolverProcess:
                 self._closed = True
                 left = self._questions.older(time.monotonic())
             self._unhang_bell()
-            _fail(left, "there is none just now")
+            _fail(left, "no such process is running")
 
     def _unhang_bell(self) -> None:
         with self._lock:
@@ -278,7 +285,7 @@ class ResolverProcess:
             self._bell = None
 
     def _pause(self, seconds: float) -> bool:
-        """Wait until the next start; return whether there is to be one."""
+        """Wait before the next start; return whether to start."""
         until = time.monotonic() + seconds
         while not self._closed and (now := time.monotonic()) < until:
             self._fail_older(now - _WAIT)
@@ -286,13 +293,13 @@ class ResolverProcess:
         return not self._closed
 
     def _fail_older(self, then: float) -> None:
-        """Fail the questions that have waited for a process since `then` or before."""
+        """Fail the questions that were asked at `then` or before."""
         with self._lock:
             over = self._questions.older(then)
-        _fail(over, "there is none just now")
+        _fail(over, "no such process is running")
 
     def _wait(self, child: _Child | None, seconds: float | None) -> bool:
-        """Wait for the bell, or a message of the child; return whether a message is there."""
+        """Wait for the bell or a packet of the child; return whether a packet can be read."""
         assert self._bell is not None
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
@@ -323,7 +330,7 @@ class ResolverProcess:
         child = _Child(process, ours, time.monotonic())
         try:
             with self._lock:
-                # Its end is met where it is listened to.
+                # The listening thread notices its end.
                 with contextlib.suppress(ConnectionError):
                     ours.send(write(0, HELLO, {"resolver": self._resolver, "level": level}))
                 self._child = child
@@ -334,8 +341,8 @@ class ResolverProcess:
         return child.state is State.REPLACED
 
     def _listen(self, child: _Child) -> None:
-        """Take the messages of a process, and see to time limits, until it ends."""
-        # One buffer: to allocate another for each packet would be to map memory and unmap it.
+        """Read the messages of a process and keep the time limits, until it ends."""
+        # One buffer for all packets: allocating one for each maps and unmaps memory every time.
         buffer = bytearray(MAX_MESSAGE)
         while not self._closed:
             if self._wait(child, self._seconds(child)):
@@ -353,7 +360,7 @@ class ResolverProcess:
                 self._send()
 
     def _seconds(self, child: _Child) -> float | None:
-        """Return how long to wait for messages, None for ever."""
+        """Return how many seconds to wait for messages, None for no limit."""
         now = time.monotonic()
         with self._lock:
             end = self._questions.next_end()
@@ -361,16 +368,16 @@ class ResolverProcess:
                 end = min(end, child.full + _FULL)
             if child.state is State.LOADING:
                 end = min(end, child.heard + _START)
-            # Soon after the last question, the next one needs no bell.
+            # For a while after a message the thread wakes by itself, so questions ring no bell.
             if end == math.inf and now < child.heard + _LULL:
                 end = child.heard + _LULL
             self._wakes = end
         return None if end == math.inf else end - now
 
     def _take(self, child: _Child, packet: bytes) -> bool:
-        """Take the messages in a packet; return whether the process can be believed."""
+        """Take the messages in a packet; return False if one of them is invalid."""
         for message in packet.split(b"\n"):
-            # The number alone is read first: an answer to nobody costs nothing more.
+            # Only the number is read first, so that a result that nobody waits for costs little.
             number = message[1:24].partition(b",")[0]
             if number != b"0" and number.isdigit():
                 with self._lock:
@@ -381,13 +388,13 @@ class ResolverProcess:
             try:
                 self._take_other(child, message)
             except ValueError as error:
-                # Strangers cannot make it send this unless one has compromised it.
+                # Only a process that is compromised sends this.
                 log.error("invalid message from the resolver process: %s", error)
                 return False
         return True
 
     def _take_other(self, child: _Child, message: bytes) -> None:
-        """Take a message that is no result: the first one, or a line for the log."""
+        """Take a message that is no result: the version, or a line for the log."""
         _, what, values = read(message)
         match what, values:
             case "hello", [str(version)]:
@@ -404,13 +411,13 @@ class ResolverProcess:
             case "log", [int(level), str(), str(text)] if level in _LEVELS:
                 log.log(level, "%s", text[:MAX_LINE])
             case _:
-                raise ValueError(f"not a message: {what[:40]!a}")
+                raise ValueError(f"unknown type of message, or wrong values: {what[:40]!a}")
 
     def _end_overdue(self, child: _Child) -> None:
         """Fail the questions whose time is over, and kill a process that hangs.
 
-        It hangs if it is silent past the time limit of a question, if its socket stays full, or if
-        it does not get ready.
+        A process hangs if it is silent past the time limit of a question, or while its socket stays
+        full for `_FULL` seconds. One that is loading has at least `_START` seconds.
         """
         now = time.monotonic()
         silent = now - child.heard
@@ -425,23 +432,23 @@ class ResolverProcess:
         if killed:
             log.error("killing the resolver process: it hangs")
             child.process.kill()
-        _fail(over, "it does not answer")
+        _fail(over, "it did not answer in time")
 
     def _end(self, child: _Child) -> None:
-        """Reap a process; what it was asked is asked once more."""
+        """Reap a process. Its unanswered questions are asked once more of the next one."""
         now = time.monotonic()
         with self._lock:
             self._child = None
             child.socket.close()
             over = self._questions.lost(now)
         if child.state is State.REPLACED or self._closed:
-            # By itself it would begin first what it was asked, whose results nobody takes.
+            # It need not finish: nobody reads its results any more.
             child.process.kill()
         _fail(over, "")
         try:
             status = child.process.wait(_END)
         except (subprocess.TimeoutExpired, OSError):
-            # OSError: a clock that jumps makes the wait's own sleep fail.
+            # OSError: the sleep in `wait` fails if the clock jumps.
             child.process.kill()
             status = child.process.wait()
         if child.state is State.REPLACED:

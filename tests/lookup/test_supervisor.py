@@ -491,7 +491,7 @@ def test_killed_again_and_again(served, process, caplog, monkeypatch):
         wait_for(lambda: one.pid is None, "its end")
         starts.append(time.monotonic())
     found = lookups.policy_id("example.com")
-    assert found == Failure(Cause.PROCESS, "there is none just now")
+    assert found == Failure(Cause.PROCESS, "no such process is running")
     pid_of(one)
     assert time.monotonic() - starts[-1] >= 0.5, "the pause has grown to its most"
     assert lookups.policy_id("example.com") == "1", "it recovers by itself"
@@ -516,8 +516,8 @@ def test_stopped(served, process, caplog, monkeypatch):
     with ThreadPoolExecutor(NAMES) as threads:
         found = set(threads.map(Waited(one, 0.3).policy_id, ["example.com"] * NAMES))
     assert time.monotonic() - started < 5.0
-    assert Failure(Cause.PROCESS, "it does not answer") in found
-    assert found <= {Failure(Cause.PROCESS, "it does not answer"), "1"}
+    assert Failure(Cause.PROCESS, "it did not answer in time") in found
+    assert found <= {Failure(Cause.PROCESS, "it did not answer in time"), "1"}
     assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
     assert state(pid) == "", "killed and reaped"
     assert errors(caplog) == [
@@ -542,7 +542,7 @@ while True:
         never = threads.submit(lookups.policy_id, "never.example")
         while not never.done():
             assert lookups.policy_id("example.com") == "1"
-    assert never.result() == Failure(Cause.PROCESS, "it does not answer")
+    assert never.result() == Failure(Cause.PROCESS, "it did not answer in time")
     assert one.pid == pid
 
 
@@ -554,7 +554,7 @@ def test_one_that_does_not_get_ready(process, child, caplog, monkeypatch):
     pid = pid_of(one)
     lookups = Waited(one, 0.1)
     started = time.monotonic()
-    assert lookups.fetch("example.com") == Failure(Cause.PROCESS, "it does not answer")
+    assert lookups.fetch("example.com") == Failure(Cause.PROCESS, "it did not answer in time")
     assert time.monotonic() - started < 1.0, "a lookup does not wait for the start"
     assert one.pid == pid, "which may take some time"
     wait_for(lambda: lookups.fetch("example.com") and one.pid != pid, "another one")
@@ -874,7 +874,7 @@ while True:
     ready(one)
     assert Waited(one, 0.7).resolve("example.com", "1") == NotChanged("1")
     assert Waited(one, 0.1).resolve("example.com", "1") == Failure(
-        Cause.PROCESS, "it does not answer"
+        Cause.PROCESS, "it did not answer in time"
     )
 
 
@@ -904,7 +904,7 @@ def test_garbage(process, child, caplog, monkeypatch, garbage, why):
     one = process()
     pid = ready(one)
     result = Waited(one, TIMEOUT).policy_id("example.com")
-    assert result == Failure(Cause.PROCESS, "there is none just now"), why
+    assert result == Failure(Cause.PROCESS, "no such process is running"), why
     wait_for(lambda: state(pid) == "", "its end")
     wait_for(logged(caplog, "starting another"), "a word about it")
     said = [line for line in errors(caplog) if "invalid message from the resolver process" in line]
