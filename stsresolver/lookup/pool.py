@@ -151,3 +151,4 @@ class ResolverPool:
     def _no_more(self, why: str) -> None:
         log.warning("%s: not starting more resolver processes", why)
         self._most = len(self._processes)
+        self._starting = False

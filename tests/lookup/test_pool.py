@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,8 +35,7 @@ class Process:
         self.under_way = 0
         self.asked: list[str] = []
         self.closed = False
-        self.answers = threading.Event()
-        self._lock = threading.Lock()
+        self.answers = False
         self._waiting = []
         Process.all.append(self)
 
@@ -59,25 +57,18 @@ class Process:
         self.answer()
 
     def ask(self, what, domain, timeout, known_ids, done):
-        with self._lock:
-            self.under_way += 1
-            self.asked.append(domain)
-            self._waiting.append(done)
-        if self.answers.is_set():
-            self.flush()
+        self.under_way += 1
+        self.asked.append(domain)
+        self._waiting.append(done)
 
     def answer(self):
-        self.answers.set()
+        self.answers = True
         self.flush()
 
     def flush(self):
-        with self._lock:
-            waiting, self._waiting = (
-                (self._waiting, []) if self.answers.is_set() else ([], self._waiting)
-            )
-            self.under_way -= len(waiting)
-        for done in waiting:
-            done(self.result)
+        while self.answers and self._waiting:
+            self.under_way -= 1
+            self._waiting.pop()(self.result)
 
 
 @pytest.fixture
@@ -99,105 +90,111 @@ def several(monkeypatch):
         process.answer()
 
 
-def ask_many(one, threads, number):
-    before = sum(len(process.asked) for process in Process.all)
+def ask_many(one, number):
+    """Ask for lookups, each when the process that the one before it started is there."""
     for count in range(number):
-        threads.submit(Waited(one, 1.0).policy_id, f"{before + count}.example")
-        wait_for(
-            lambda n=before + count + 1: sum(len(p.asked) for p in Process.all) >= n, "a lookup"
-        )
+        one.ask(POLICY_ID, f"{count}.example", 1.0, (), lambda result: None)
+        wait_for(lambda: not one._starting, "the start of another process")
 
 
 def test_few_lookups_need_one_process(several):
     one = several(4)
-    with ThreadPoolExecutor(64) as threads:
-        ask_many(one, threads, pool._MANY)
-        assert one.running == len(Process.all) == 1
-        one.close()
+    ask_many(one, pool._MANY)
+    assert one.running == len(Process.all) == 1
+    one.close()
     assert Process.all[0].closed
 
 
 def test_many_lookups_that_wait_need_one_process(several, monkeypatch):
     monkeypatch.setattr(Process, "computes", False)
     one = several(4)
-    with ThreadPoolExecutor(64) as threads:
-        ask_many(one, threads, 4 * pool._MANY)
-        assert len(Process.all) == 1
-        one.close()
+    ask_many(one, 4 * pool._MANY)
+    assert len(Process.all) == 1
+    one.close()
 
 
 def test_what_they_use_is_looked_at_over_some_time(several, monkeypatch):
     monkeypatch.setattr(pool, "_LOOK", 60.0)
     one = several(4)
     one._looked = time.monotonic()
-    with ThreadPoolExecutor(64) as threads:
-        ask_many(one, threads, 4 * pool._MANY)
-        assert len(Process.all) == 1, "a moment tells nothing"
-        one._looked -= 61.0
-        ask_many(one, threads, 1)
-        assert len(Process.all) == 2
-        one.close()
+    ask_many(one, 4 * pool._MANY)
+    assert len(Process.all) == 1, "a moment tells nothing"
+    one._looked -= 61.0
+    ask_many(one, 1)
+    assert len(Process.all) == 2
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "number", "why"),
+    [
+        (pool._BUSY - 0.1, 1, "it waits for much of the time"),
+        (pool._BUSY + 0.1, 2, "it computes for most of the time"),
+    ],
+)
+def test_another_is_started_by_the_share_of_a_core(several, monkeypatch, seconds, number, why):
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: 1.0))
+    monkeypatch.setattr(Process, "cpu", seconds)
+    one = several(4)
+    ask_many(one, pool._MANY + 1)
+    assert len(Process.all) == number, why
+    one.close()
 
 
 @pytest.mark.parametrize(("cores", "most"), [(1, 1), (2, 2), (3, 3), (64, 4)])
 def test_many_lookups_start_others_one_for_each_core(several, cores, most):
     one = several(cores)
-    with ThreadPoolExecutor(128) as threads:
-        ask_many(one, threads, 64)
-        assert one.running == len(Process.all) == most
-        assert max(p.under_way for p in Process.all) <= 64 // most + pool._MANY
-        one.close()
+    ask_many(one, 64)
+    assert one.running == len(Process.all) == most
+    assert max(p.under_way for p in Process.all) <= 64 // most + pool._MANY
+    one.close()
     assert all(process.closed for process in Process.all)
 
 
 def test_one_that_is_not_ready_is_not_asked(several):
     one = several(2)
-    with ThreadPoolExecutor(64) as threads:
-        ask_many(one, threads, pool._MANY + 1)
-        Process.all[1].ready = False
-        ask_many(one, threads, 4)
-        assert Process.all[1].asked == []
-        Process.all[1].ready = True
-        ask_many(one, threads, 4)
-        assert len(Process.all[1].asked) == 4, "the one with the least to do"
-        one.close()
+    ask_many(one, pool._MANY + 1)
+    Process.all[1].ready = False
+    ask_many(one, 4)
+    assert Process.all[1].asked == []
+    Process.all[1].ready = True
+    ask_many(one, 4)
+    assert len(Process.all[1].asked) == 4, "the one with the least to do"
+    one.close()
 
 
 def test_while_one_is_being_started_no_other_is(several, monkeypatch):
     monkeypatch.setattr(Process, "slow", True)
     one = several(4)
-    with ThreadPoolExecutor(128) as threads:
-        ask_many(one, threads, 2 * pool._MANY)
-        assert len(Process.all) == 1
-        Process.all[0].ready = True
-        ask_many(one, threads, 2 * pool._MANY)
-        assert len(Process.all) == 2
-        Process.all[1].ready = True
-        ask_many(one, threads, 4 * pool._MANY)
-        assert len(Process.all) == 3
-        one.close()
+    ask_many(one, 2 * pool._MANY)
+    assert len(Process.all) == 1
+    Process.all[0].ready = True
+    ask_many(one, 2 * pool._MANY)
+    assert len(Process.all) == 2
+    Process.all[1].ready = True
+    ask_many(one, 4 * pool._MANY)
+    assert len(Process.all) == 3
+    one.close()
 
 
 def test_one_that_cannot_be_started_is_not_tried_again(several, monkeypatch, caplog):
     one = several(4)
     monkeypatch.setattr(Process, "refuses", True)
-    with ThreadPoolExecutor(64) as threads:
-        ask_many(one, threads, 3 * pool._MANY)
-        assert len(Process.all) == 2
-        assert one.running == 1
-        one.close()
+    ask_many(one, 3 * pool._MANY)
+    assert len(Process.all) == 2
+    assert one.running == 1
+    one.close()
     (line,) = caplog.messages
     assert line == "it cannot be started: no room: not starting more resolver processes"
 
 
 def test_other_settings_are_for_all_and_for_those_to_come(several):
     one = several(3)
-    with ThreadPoolExecutor(64) as threads:
-        ask_many(one, threads, pool._MANY + 1)
-        one.change({})
-        ask_many(one, threads, 2 * pool._MANY)
-        assert [process.settings for process in Process.all] == [{}] * 3
-        one.close()
+    ask_many(one, pool._MANY + 1)
+    one.change({})
+    ask_many(one, 2 * pool._MANY)
+    assert [process.settings for process in Process.all] == [{}] * 3
+    one.close()
 
 
 def test_a_lookup_after_the_end_starts_nothing(several):
@@ -210,7 +207,7 @@ def test_a_lookup_after_the_end_starts_nothing(several):
 
 def test_what_is_counted_is_counted_once(several):
     one = several(1)
-    Process.all[0].answers.set()
+    Process.all[0].answers = True
     Process.all[0].losses = 3
     Waited(one, 1.0).policy_id("a.example")
     assert sum(one.endings.read().values()) == 1
@@ -237,7 +234,7 @@ AN_ID = Ending(POLICY_ID, "found", None)
 )
 def test_record_and_policy_are_counted_each_though_asked_for_at_once(several, result, ended):
     one = several(1)
-    Process.all[0].answers.set()
+    Process.all[0].answers = True
     Process.all[0].result = result
     assert Waited(one, 1.0).resolve("a.example", "1") == result
     assert {kind for kind, number in one.endings.read().items() if number} == set(ended)
