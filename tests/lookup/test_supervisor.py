@@ -268,11 +268,15 @@ def test_close_at_any_moment(served, process, moment):
 
 
 def test_close_ends_one_that_does_not_listen(process, child, monkeypatch):
-    monkeypatch.setattr(supervisor, "_END", 0.1)
+    """At once, and not when its time to end by itself is over."""
+    end = 30.0
+    monkeypatch.setattr(supervisor, "_END", end)
     child("hello()\nhang()")
     one = process()
     pid = ready(one)
+    started = time.monotonic()
     one.close()
+    assert time.monotonic() - started < end
     assert state(pid) == ""
 
 
@@ -340,10 +344,11 @@ while True:
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["at work", "still loading"])
-def test_one_that_does_not_end_is_not_waited_for(process, child, caplog, early):
+def test_one_that_does_not_end_is_not_waited_for(process, child, caplog, monkeypatch, early):
+    monkeypatch.setattr(supervisor, "_END", 2 * LONG)
     child(f"early = {early}\n{STUBBORN}")
     one = process({"number": 1})
-    pid = pid_of(one)
+    pid = pid_of(one) if early else ready(one)
     with ThreadPoolExecutor(1) as threads:
         found = threads.submit(Waited(one, TIMEOUT).policy_id, "example.com")
         wait_for(lambda: one.under_way, "the lookup")
