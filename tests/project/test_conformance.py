@@ -28,8 +28,8 @@ READERS = (
 
 # Each test of these holds a requirement: they try what strangers send us and what we answer.
 ALL_LISTED = (
-    *("mta_sts/test_record", "mta_sts/test_policy", "mta_sts/test_domains"),
-    *("mta_sts/test_discovery", "mta_sts/test_fetch"),
+    *("mta_sts/test_record", "mta_sts/test_policy", "mta_sts/test_next_hop"),
+    *("mta_sts/test_discovery", "mta_sts/test_fetch", "net/test_domain_names"),
     *("socketmap/test_netstring", "socketmap/test_answer"),
 )
 

@@ -1,9 +1,8 @@
-"""Next hops and policy domains, after the key rules of Postfix and RFC 8461 §3.4."""
+"""The policy domain of a next hop, after the key rules of Postfix and RFC 8461 §3.4."""
 
 import pytest
 
 from stsresolver.mta_sts.next_hop import policy_domain
-from stsresolver.net.domain_names import a_labels, is_host_name
 
 LABEL_63 = "a" * 63
 NAME_253 = ".".join(["a" * 49] * 5) + ".com"
@@ -136,31 +135,3 @@ NEXT_HOPS = [
 def test_next_hop(next_hop, domain, why):
     key = next_hop if isinstance(next_hop, bytes) else next_hop.encode()
     assert policy_domain(key) == domain, why
-
-
-HOST_NAMES = [
-    ("mail.example.com", True, "a host name"),
-    ("MAIL.example.com", False, "lower case is the one form"),
-    ("mail.example.com.", False, "no trailing dot"),
-    ("hostname", False, "a single label"),
-    ("192.0.2.1", False, "an address"),
-]
-
-
-@pytest.mark.requirement("DNS-11")
-@pytest.mark.parametrize(("name", "good", "why"), HOST_NAMES, ids=[case[2] for case in HOST_NAMES])
-def test_host_name(name, good, why):
-    assert is_host_name(name) is good, why
-
-
-@pytest.mark.requirement("HTTPS-20")
-def test_a_labels_says_what_is_wrong():
-    with pytest.raises(ValueError, match=r"no domain name: 'b\\xfc_cher'"):
-        a_labels("bü_cher")
-
-
-@pytest.mark.requirement("LIB-6")
-def test_text_longer_than_any_name_is_not_converted(monkeypatch):
-    """An old idna takes quadratic time for a long text: it never gets one."""
-    monkeypatch.setattr("idna.encode", lambda *_, **__: pytest.fail("converted"))
-    assert policy_domain(("ü" * 4900 + ".com").encode()) is None
