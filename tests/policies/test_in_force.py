@@ -111,7 +111,7 @@ def published(**options):
 
 # When the daemon ends
 
-LOST = Failure(Cause.PROCESS, "there is none just now")
+LOST = Failure(Cause.PROCESS, "no such process is running")
 
 
 @pytest.mark.parametrize(
