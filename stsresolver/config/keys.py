@@ -1,7 +1,8 @@
 """The keys of `mta-sts-daemon.yml`: the rule for each, and the dataclasses that they make.
 
-The tables below have a rule for each key. `load` reads a file and `parse` a text. Both give a
-`Config` in which everything that the file leaves out or leaves empty has its built-in default, or
+The tables at the end have a rule for each key; longer rules stand in `values`. A key that is in no
+table is reported by `yaml_schema`. `load` reads a file and `parse` a text. Both give a `Config` in
+which everything that the file leaves out or leaves empty has its built-in default, or
 raise `ConfigError` with one line for each thing that is wrong:
 
     /etc/mta-sts-daemon.yml:7: default_zone.timeout: found the text "abc"; allowed: a number of \
@@ -15,14 +16,12 @@ The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: 
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..net.proxy import Proxy, ProxyError, parse_no_proxy, parse_proxy
+from ..net.proxy import Proxy
 from .redis_options import RedisOptionsError, redis_settings
 from .settings import (
     CacheSettings,
@@ -35,14 +34,30 @@ from .settings import (
     SqliteCache,
     Zone,
 )
+from .values import (
+    CACHE_GRACE_MAX,
+    INTERVAL_MAX,
+    PATH_BYTES_MAX,
+    PORT_MAX,
+    SHUTDOWN_TIMEOUT_MAX,
+    THREADS_MAX,
+    WORKERS_MAX,
+    account,
+    https_proxy,
+    is_one_word,
+    is_socket_path,
+    mode,
+    no_proxy,
+    one_of,
+    timeout,
+    zone_timeout,
+)
 from .yaml_schema import (
     NOTHING,
     ConfigError,
     Item,
-    Refused,
     Rule,
     document,
-    guess,
     number,
     section,
     shown,
@@ -71,23 +86,6 @@ DEFAULT_PATH = "/etc/mta-sts-daemon.yml"
 
 # Far more than a configuration needs: what is longer is another file.
 FILE_BYTES_MAX = 1 << 20
-PORT_MAX = 65535
-# sockaddr_un.sun_path on Linux has 108 bytes, the final NUL among them (unix(7)).
-PATH_BYTES_MAX = 107
-MODE_MAX = 0o777
-# No policy lives longer (RFC 8461 §3.2).
-CACHE_GRACE_MAX = 31557600
-SHUTDOWN_TIMEOUT_MAX = 3600
-# A worker is a thread: more of them cost memory and wait for each other.
-WORKERS_MAX = 4096
-# More connections to one database would only wait for each other.
-THREADS_MAX = 1024
-# Postfix waits 100 s. A lookup takes one time limit for DNS and one for HTTPS. After 20 s a request
-# is answered with what is known, and the next one finds the result.
-TIMEOUT_USEFUL = 40
-TIMEOUT_MAX = 3600
-# No policy lives longer (RFC 8461 §3.2): a longer interval would renew nothing.
-INTERVAL_MAX = 31557600
 
 
 def load(path: str) -> Config:
@@ -119,81 +117,6 @@ def parse(text: bytes | str, name: str) -> Config:
     return Config(**values, proactive=proactive, warnings=warnings, lines=lines)
 
 
-_timeout = number(float, 0, TIMEOUT_MAX, over=True, unit="seconds")
-
-
-def _is_one_word(text: str) -> bool:
-    return text.isprintable() and text.split() == [text]
-
-
-def _is_socket_path(text: str) -> bool:
-    try:
-        return 0 < len(os.fsencode(text)) <= PATH_BYTES_MAX
-    except UnicodeEncodeError:
-        return False
-
-
-def _mode(entry: Item) -> int:
-    # 0666 is octal in YAML 1.1 and so it is in quotes; 666 is a decimal number.
-    allowed = f"an octal number with a leading zero, from 0 to 0{MODE_MAX:o}, such as 0660"
-    value = entry.value
-    if isinstance(value, str) and re.fullmatch("0(o?[0-7]+)?", value):
-        value = int(value, 8)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Refused(allowed)
-    decimal = re.fullmatch("[1-9][0-9_]*", entry.node.value)
-    meaning = f"the decimal number {entry.node.value}, which is mode 0{value:o}" if decimal else ""
-    if not 0 <= value <= MODE_MAX:
-        raise Refused(allowed, meaning and f"{meaning} (is a leading zero missing?)")
-    if meaning:
-        entry.warn(f"found {meaning} (is a leading zero missing?)")
-    return value
-
-
-def _account(entry: Item) -> str:
-    value = entry.value
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return str(value)
-    if not isinstance(value, str) or not _is_one_word(value):
-        raise Refused("a name or a number of the system's accounts")
-    return value
-
-
-def _zone_timeout(entry: Item) -> float:
-    seconds = _timeout(entry)
-    if seconds > TIMEOUT_USEFUL:
-        entry.warn(f"{TIMEOUT_USEFUL} seconds are used: Postfix gives up before a longer one ends")
-    return min(seconds, TIMEOUT_USEFUL)
-
-
-def _one_of(words: Collection[str]) -> Callable[[Item], str]:
-    def rule(entry: Item) -> str:
-        value = entry.value
-        if not isinstance(value, str) or value not in words:
-            raise Refused(", ".join(words), entry.found + guess(str(value), words))
-        return value
-
-    return rule
-
-
-def _https_proxy(entry: Item) -> Proxy:
-    value = entry.value
-    try:
-        # What is no text is no URL, and "" is none either.
-        return parse_proxy(value if isinstance(value, str) else "")
-    except ProxyError as error:
-        found = error.found if isinstance(value, str) else ""
-        raise Refused(error.allowed, found) from None
-
-
-def _no_proxy(entry: Item) -> tuple[str, ...]:
-    data = entry.data
-    names: list[Any] = data if isinstance(data, list) else [data]
-    if not all(isinstance(name, str) and name.isprintable() for name in names):
-        raise Refused("names of hosts with commas between, or a list of them")
-    return parse_no_proxy(",".join(names))
-
-
 def _log(entry: Item) -> LogSettings | None:
     values = entry.section(_LOG)
     target = values.get("target", "stderr")
@@ -216,7 +139,7 @@ def _metrics(entry: Item) -> MetricsSettings | None:
 
 def _cache(entry: Item) -> CacheSettings | None:
     # Which options there are depends on the type.
-    values = entry.section({"type": _one_of(_CACHES), "options": lambda options: options})
+    values = entry.section({"type": one_of(_CACHES), "options": lambda options: options})
     kind = values.get("type", "internal")
     if kind is None:
         return None
@@ -262,7 +185,7 @@ def _redis(entry: Item, *, by_sentinels: bool = False) -> RedisCache | None:
 def _zones(entry: Item) -> dict[str, Zone | None]:
     zones = {}
     for name, (_, zone) in entry.entries().items():
-        if not _is_one_word(name):
+        if not is_one_word(name):
             # Postfix asks "name SP key": it could never ask for this one.
             zone.problem("such a zone name", "one without white space and control characters")
         if name == "default_zone":
@@ -275,8 +198,8 @@ def _zones(entry: Item) -> dict[str, Zone | None]:
 
 
 _LOG: Mapping[str, Rule] = {
-    "format": _one_of(("text", "json")),
-    "target": _one_of(("stderr", "file", "syslog")),
+    "format": one_of(("text", "json")),
+    "target": one_of(("stderr", "file", "syslog")),
     "file": string("the name of a file", bool),
 }
 
@@ -284,7 +207,7 @@ _zone = section(
     Zone,
     {
         "strict_testing": truth,
-        "timeout": _zone_timeout,
+        "timeout": zone_timeout,
         "require_sni": truth,
         "tlsrpt": truth,
     },
@@ -294,7 +217,7 @@ _CACHE_SIZE = number(int, 1)
 _SQLITE: Mapping[str, Rule] = {
     "filename": string("the name of a file", bool),
     "threads": number(int, 1, THREADS_MAX),
-    "timeout": _timeout,
+    "timeout": timeout,
     "cache_size": _CACHE_SIZE,
 }
 _CACHES: Mapping[str, Callable[[Item], CacheSettings | None]] = {
@@ -318,25 +241,25 @@ _proactive = section(
 
 _ADDRESS: Mapping[str, Rule] = {
     "host": string(
-        "a host name or an IP address, in quotes if it looks like a number", _is_one_word
+        "a host name or an IP address, in quotes if it looks like a number", is_one_word
     ),
     "port": number(int, 0, PORT_MAX, note=" (0: the kernel chooses one)"),
-    "path": string(f"the name of a socket, 1 to {PATH_BYTES_MAX} bytes long", _is_socket_path),
-    "mode": _mode,
+    "path": string(f"the name of a socket, 1 to {PATH_BYTES_MAX} bytes long", is_socket_path),
+    "mode": mode,
 }
 
 _KEYS: Mapping[str, Rule] = {
     **_ADDRESS,
-    "owner": _account,
-    "group": _account,
+    "owner": account,
+    "group": account,
     "reuse_port": truth,
     "cache_grace": number(float, 0, CACHE_GRACE_MAX, unit="seconds"),
     "shutdown_timeout": number(float, 0, SHUTDOWN_TIMEOUT_MAX, unit="seconds"),
     "workers": number(int, 1, WORKERS_MAX),
     "log": _log,
     "metrics": _metrics,
-    "https_proxy": _https_proxy,
-    "no_proxy": _no_proxy,
+    "https_proxy": https_proxy,
+    "no_proxy": no_proxy,
     "cache": _cache,
     "proactive_policy_fetching": _proactive,
     "default_zone": _zone,

@@ -29,6 +29,7 @@ TOLD = {
     ("daemon_log", "_lost"): (1, f"{HOLE} lost: "),
     ("log_targets", "_complain"): (0, "mta-sts-daemon: "),
     ("keys", "warn"): (0, f"{HOLE}: "),
+    ("values", "warn"): (0, f"{HOLE}: "),
     ("daemon", "lacks"): (1, f"{HOLE}: "),
     ("yaml_schema", "wrong"): (0, f"{HOLE}: "),
     ("redis_options", "OptionWarning"): (1, f"{HOLE}: "),

@@ -1,0 +1,116 @@
+"""What the value of one key may be: the rules that `keys` gives to more than one, or that are long.
+
+A rule takes an `Item` and returns what it means. It raises `Refused`, with what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ..net.proxy import Proxy, ProxyError, parse_no_proxy, parse_proxy
+from .yaml_schema import Item, Refused, guess, number
+
+PORT_MAX = 65535
+# sockaddr_un.sun_path on Linux has 108 bytes, the final NUL among them (unix(7)).
+PATH_BYTES_MAX = 107
+MODE_MAX = 0o777
+# No policy lives longer (RFC 8461 §3.2).
+CACHE_GRACE_MAX = 31557600
+SHUTDOWN_TIMEOUT_MAX = 3600
+# A worker is a thread: more of them cost memory and wait for each other.
+WORKERS_MAX = 4096
+# More connections to one database would only wait for each other.
+THREADS_MAX = 1024
+# Postfix waits 100 s. A lookup takes one time limit for DNS and one for HTTPS. After 20 s a request
+# is answered with what is known, and the next one finds the result.
+TIMEOUT_USEFUL = 40
+TIMEOUT_MAX = 3600
+# No policy lives longer (RFC 8461 §3.2): a longer interval would renew nothing.
+INTERVAL_MAX = 31557600
+
+# In seconds.
+timeout = number(float, 0, TIMEOUT_MAX, over=True, unit="seconds")
+
+
+def is_one_word(text: str) -> bool:
+    """Say whether `text` is printable and has no white space."""
+    return text.isprintable() and text.split() == [text]
+
+
+def is_socket_path(text: str) -> bool:
+    """Say whether `text` can be the path of a UNIX socket (unix(7))."""
+    try:
+        return 0 < len(os.fsencode(text)) <= PATH_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
+
+
+def mode(entry: Item) -> int:
+    """Return the mode of a file; warn where it was probably meant to be octal."""
+    # 0666 is octal in YAML 1.1 and so it is in quotes; 666 is a decimal number.
+    allowed = f"an octal number with a leading zero, from 0 to 0{MODE_MAX:o}, such as 0660"
+    value = entry.value
+    if isinstance(value, str) and re.fullmatch("0(o?[0-7]+)?", value):
+        value = int(value, 8)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Refused(allowed)
+    decimal = re.fullmatch("[1-9][0-9_]*", entry.node.value)
+    meaning = f"the decimal number {entry.node.value}, which is mode 0{value:o}" if decimal else ""
+    if not 0 <= value <= MODE_MAX:
+        raise Refused(allowed, meaning and f"{meaning} (is a leading zero missing?)")
+    if meaning:
+        entry.warn(f"found {meaning} (is a leading zero missing?)")
+    return value
+
+
+def account(entry: Item) -> str:
+    """Return the name or number of a user or group."""
+    value = entry.value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    if not isinstance(value, str) or not is_one_word(value):
+        raise Refused("a name or a number of the system's accounts")
+    return value
+
+
+def zone_timeout(entry: Item) -> float:
+    """Return a zone's `timeout` in seconds, as far as Postfix waits for it."""
+    seconds = timeout(entry)
+    if seconds > TIMEOUT_USEFUL:
+        entry.warn(f"{TIMEOUT_USEFUL} seconds are used: Postfix gives up before a longer one ends")
+    return min(seconds, TIMEOUT_USEFUL)
+
+
+def one_of(words: Collection[str]) -> Callable[[Item], str]:
+    """Return a rule that allows these words alone."""
+
+    def rule(entry: Item) -> str:
+        value = entry.value
+        if not isinstance(value, str) or value not in words:
+            raise Refused(", ".join(words), entry.found + guess(str(value), words))
+        return value
+
+    return rule
+
+
+def https_proxy(entry: Item) -> Proxy:
+    """Return the proxy that a URL names."""
+    value = entry.value
+    try:
+        # What is no text is no URL, and "" is none either.
+        return parse_proxy(value if isinstance(value, str) else "")
+    except ProxyError as error:
+        found = error.found if isinstance(value, str) else ""
+        raise Refused(error.allowed, found) from None
+
+
+def no_proxy(entry: Item) -> tuple[str, ...]:
+    """Return the hosts that are reached without the proxy."""
+    data = entry.data
+    names: list[Any] = data if isinstance(data, list) else [data]
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise Refused("names of hosts with commas between, or a list of them")
+    return parse_no_proxy(",".join(names))
