@@ -1,8 +1,8 @@
 """DNS of MTA-STS: the record of a domain (RFC 8461 §3.1) and the addresses of its policy host.
 
 NXDOMAIN and an empty answer mean that there is no record; the zone's SOA tells how long that may be
-remembered (RFC 2308 §5). Everything else that is no answer (SERVFAIL, REFUSED, silence, a loop) is
-a failure. It comes back as `Failure(Cause.DNS)` and is never raised.
+remembered (RFC 2308 §5). Any other reply (SERVFAIL, REFUSED, a loop), or none, is a failure. It
+comes back as `Failure(Cause.DNS)` and is never raised.
 
 Names are asked as they are: no search list, no /etc/hosts.
 """

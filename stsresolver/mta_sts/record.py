@@ -1,6 +1,6 @@
 """The TXT record of a domain with an MTA-STS policy (RFC 8461 §3.1).
 
-Pure functions on bytes, each regular expression under the rule of the RFC's ABNF that it
+Pure functions on bytes. The comment above each regular expression is the ABNF rule that it
 implements. A record is taken whole or refused whole: `RecordError` says what is wrong with it.
 """
 
