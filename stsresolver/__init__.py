@@ -6,11 +6,17 @@
     if isinstance(result, Found):
         print(result.policy.mode, result.policy.matches("mail.example.com"))
 
+`inspect` looks at everything that mail to a domain depends on:
+
+    seen = stsresolver.inspect("user@example.com")
+    print(seen.verdict, seen.problems)
+
 The daemon for Postfix and the query tool stand on the same `Resolver`.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from .mta_sts.policy import Mode, Policy
@@ -18,12 +24,16 @@ from .mta_sts.results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .inspection.findings import Inspection
+    from .inspection.inspector import Inspector, inspect
     from .mta_sts.resolver import Resolver
 
 __all__ = [
     "Cause",
     "Failure",
     "Found",
+    "Inspection",
+    "Inspector",
     "Lookup",
     "Mode",
     "NoPolicy",
@@ -31,13 +41,20 @@ __all__ = [
     "Policy",
     "Resolver",
     "__version__",
+    "inspect",
 ]
 
 
-def __getattr__(name: str) -> object:
-    # Loaded when asked for: the daemon's own process needs neither dnspython nor requests.
-    if name == "Resolver":
-        from .mta_sts.resolver import Resolver  # noqa: PLC0415
+# Loaded when asked for: the daemon's own process needs neither dnspython nor requests.
+_LATE = {
+    "Inspection": "inspection.findings",
+    "Inspector": "inspection.inspector",
+    "Resolver": "mta_sts.resolver",
+    "inspect": "inspection.inspector",
+}
 
-        return Resolver
+
+def __getattr__(name: str) -> object:
+    if name in _LATE:
+        return getattr(importlib.import_module(f".{_LATE[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from ..net.proxy import Proxy, goes_through, known_addresses
 from ..net.steps import Steps
 from ..net.tunnel import TunnelError, open_tunnel
 from .discovery import Discovery, DiscoveryError
+from .observer import UNOBSERVED, Observer
 from .results import Cause
 
 # Addresses tried of each family; a policy host with more is not better reached.
@@ -44,14 +45,18 @@ class Connector:
         self._port = port
         self._proxy = proxy
 
-    def connect(self, host: str, deadline: Deadline) -> Steps[BoundedSocket]:
+    def connect(
+        self, host: str, deadline: Deadline, observer: Observer = UNOBSERVED
+    ) -> Steps[BoundedSocket]:
         """Return a connection to `host`.
 
         Raise `FetchError`, or `TimeoutError` past the deadline.
         """
         if self._proxy is not None and goes_through(self._proxy, host):
-            return (yield from self._through(self._proxy, host, deadline))
-        return (yield from self._connected(host, self._port, None, deadline))
+            connection = yield from self._through(self._proxy, host, deadline)
+            observer.connected(str(self._proxy))
+            return connection
+        return (yield from self._connected(host, self._port, None, deadline, observer))
 
     def _through(self, proxy: Proxy, host: str, deadline: Deadline) -> Steps[BoundedSocket]:
         """Connect to `host` through `proxy`, which looks up its name."""
@@ -81,6 +86,7 @@ class Connector:
         port: int,
         known: list[list[str]] | None,
         deadline: Deadline,
+        observer: Observer = UNOBSERVED,
     ) -> Steps[BoundedSocket]:
         """Connect to the first address of `host` that answers.
 
@@ -94,6 +100,7 @@ class Connector:
                     addresses = known[family]
                 else:
                     addresses = yield from self._discovery.addresses(host, rdtype, deadline)
+                    observer.addresses(addresses)
             except DiscoveryError as error:
                 # With an address of one family refused, that says more than DNS about the other.
                 if refused:
@@ -103,7 +110,9 @@ class Connector:
             for number, address in enumerate(tried):
                 share = deadline.left() / (len(tried) - number + 1 - family)
                 try:
-                    return (yield from connected((address, port), share, deadline))
+                    connection = yield from connected((address, port), share, deadline)
+                    observer.connected(address)
+                    return connection
                 except OSError as error:
                     refused.append(f"{address}: {error.strerror or error}")
         if not refused:

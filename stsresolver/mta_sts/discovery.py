@@ -17,6 +17,7 @@ from ..net.deadline import Deadline
 from ..net.dns_messages import Answer
 from ..net.nameservers import NameServerError, NameServers
 from ..net.steps import Steps
+from .observer import UNOBSERVED, Observer
 from .record import RecordError, SeveralRecords, domain_id
 from .results import Cause, Failure, NoPolicy
 
@@ -35,7 +36,9 @@ class Discovery:
         self._timeout = timeout
         self._name_servers = NameServers(resolv_conf, port)
 
-    def policy_id(self, domain: str) -> Steps[str | NoPolicy | Failure]:
+    def policy_id(
+        self, domain: str, observer: Observer = UNOBSERVED
+    ) -> Steps[str | NoPolicy | Failure]:
         """Return the id in the MTA-STS record of `domain` (A-labels)."""
         try:
             name = dns.name.from_text(f"_mta-sts.{domain}.")
@@ -45,8 +48,10 @@ class Discovery:
             answer = yield from self._ask(name, dns.rdatatype.TXT, Deadline(self._timeout))
         except (DiscoveryError, TimeoutError) as error:
             return Failure(Cause.DNS, str(error))
+        texts = [b"".join(record.strings) for record in answer.records]
+        observer.record(texts)
         try:
-            found = domain_id(b"".join(record.strings) for record in answer.records)
+            found = domain_id(texts)
         except SeveralRecords as error:
             return NoPolicy(Cause.SEVERAL_RECORDS, str(error))
         except RecordError as error:

@@ -24,6 +24,7 @@ from ..version import __version__
 from .connector import Connector, FetchError
 from .discovery import Discovery
 from .http_adapter import ERRORS, HttpExchange
+from .observer import UNOBSERVED, Observer
 from .policy import MAX_POLICY_SIZE, Policy, PolicyError, parse_policy
 from .results import Cause, Failure
 
@@ -56,26 +57,27 @@ class Fetcher:
         self._connector = Connector(discovery, tcp_port, proxy)
         self._trust = CaStore()
 
-    def fetch(self, domain: str) -> Steps[Policy | Failure]:
+    def fetch(self, domain: str, observer: Observer = UNOBSERVED) -> Steps[Policy | Failure]:
         """Fetch and read the policy of `domain` (A-labels)."""
         deadline = Deadline(self._timeout)
         try:
-            return parse_policy((yield from self._get(domain, deadline)))
+            return parse_policy((yield from self._get(domain, deadline, observer)))
         except PolicyError as error:
             return Failure(Cause.SYNTAX, str(error))
         except ERRORS as error:
             return _failure(error)
 
-    def _get(self, domain: str, deadline: Deadline) -> Steps[bytes]:
+    def _get(self, domain: str, deadline: Deadline, observer: Observer) -> Steps[bytes]:
         """Return the body of the policy file. Raise `FetchError` or what http.client raises."""
         host = f"mta-sts.{domain}"
-        with (yield from self._connector.connect(host, deadline)) as connection:
+        with (yield from self._connector.connect(host, deadline, observer)) as connection:
             tls = BoundedTls(connection, self._trust.context(), host, _MAX_READ)
             yield from _verified(tls)
-            return (yield from get_policy(tls, host))
+            observer.verified(tls)
+            return (yield from get_policy(tls, host, observer))
 
 
-def get_policy(connection: BoundedTls, host: str) -> Steps[bytes]:
+def get_policy(connection: BoundedTls, host: str, observer: Observer = UNOBSERVED) -> Steps[bytes]:
     """Return the policy file of `host` over a connection to it. Raises as `Fetcher._get` does."""
     request = requests.PreparedRequest()
     # As prepare() would make it, for a third of the time of the whole exchange.
@@ -84,8 +86,10 @@ def get_policy(connection: BoundedTls, host: str) -> Steps[bytes]:
     request.headers = CaseInsensitiveDict({"Host": host, **_HEADERS})
     exchange = HttpExchange(connection, MAX_POLICY_SIZE)
     response = yield from exchange.send(request)
+    observer.answered(response.status_code, response.headers.get("Content-Type", ""))
     _check(response)
     body = yield from exchange.body()
+    observer.served(body)
     _check_size(response, body)
     return body
 

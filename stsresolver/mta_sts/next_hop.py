@@ -6,6 +6,7 @@ Pure functions. The policy domain is in A-labels, as `net.domain_names` makes th
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from ..net.domain_names import a_labels
 
@@ -16,8 +17,27 @@ _SERVICE = re.compile(r"(?=[0-9-]*[A-Za-z])[0-9A-Za-z-]{1,15}")
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
+class NextHop(NamedTuple):
+    """A next hop.
+
+    `domain`: its name in A-labels, the policy domain (RFC 8461 §3.4).
+    `is_host`: the name stands in brackets, so that Postfix looks for no MX records of it.
+    `port`: number or service name, "" for none.
+    """
+
+    domain: str
+    is_host: bool
+    port: str
+
+
 def policy_domain(next_hop: bytes) -> str | None:
-    """Return the policy domain of a next hop (RFC 8461 §3.4), None where there cannot be one.
+    """Return the policy domain of a next hop, None where there cannot be one."""
+    found = parse_next_hop(next_hop)
+    return found.domain if found is not None else None
+
+
+def parse_next_hop(next_hop: bytes) -> NextHop | None:
+    """Return the parts of a next hop, None where it can have no policy domain (RFC 8461 §3.4).
 
     A smart host's name is the policy domain. None: address literals, single labels, what begins
     with a dot (Postfix asks for parent domains so, and policies are not inherited), and any
@@ -30,7 +50,7 @@ def policy_domain(next_hop: bytes) -> str | None:
     if parts is None or not _is_port(parts[3]):
         return None
     try:
-        return a_labels(parts[1] or parts[2])
+        return NextHop(a_labels(parts[1] or parts[2]), bool(parts[1]), parts[3] or "")
     except ValueError:
         return None
 

@@ -60,13 +60,19 @@ class Policy:
         return tuple(self.body.split("\n"))
 
     def matches(self, host: str) -> bool:
-        """Say whether an MX host's name matches one of the mx patterns (§4.1).
+        """Say whether an MX host's name matches one of the mx patterns (§4.1)."""
+        return self.pattern_of(host) is not None
+
+    def pattern_of(self, host: str) -> str | None:
+        """Return the mx pattern that an MX host's name matches, None for none (§4.1).
 
         `*.` stands for exactly one label. Case and a trailing dot make no difference.
         """
         name = host.lower().removesuffix(".")
-        parent = name.partition(".")[2]
-        return name in self.mx or (not name.startswith(".") and f"*.{parent}" in self.mx)
+        if name in self.mx:
+            return name
+        wildcard = f"*.{name.partition('.')[2]}"
+        return wildcard if wildcard in self.mx and not name.startswith(".") else None
 
 
 # sts-policy-field-delim = ":" *WSP, and *WSP may end the line

@@ -14,6 +14,7 @@ from ..net.proxy import Proxy
 from ..net.steps import Steps, run
 from .discovery import Discovery
 from .fetch import Fetcher
+from .observer import UNOBSERVED, Observer
 from .policy import Policy
 from .results import Failure, Found, Lookup, NoPolicy, NotChanged
 
@@ -63,15 +64,17 @@ class Resolver:
         """Fetch the policy of `domain` from its policy host, whatever the TXT record says."""
         return run(self.steps_of_fetch(domain))
 
-    def steps_of_resolve(self, domain: str, *known_ids: str) -> Steps[Lookup]:
-        """Return `resolve` in steps."""
+    def steps_of_resolve(
+        self, domain: str, *known_ids: str, observer: Observer = UNOBSERVED
+    ) -> Steps[Lookup]:
+        """Return `resolve` in steps, which `observer` is told of."""
         domain = a_labels(domain)
-        found = yield from self._discovery.policy_id(domain)
+        found = yield from self._discovery.policy_id(domain, observer)
         if not isinstance(found, str):
             return found
         if found in known_ids:
             return NotChanged(found)
-        policy = yield from self._fetcher.fetch(domain)
+        policy = yield from self._fetcher.fetch(domain, observer)
         if isinstance(policy, Failure):
             return replace(policy, id=found)
         return Found(policy, found)

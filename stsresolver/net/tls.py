@@ -27,6 +27,7 @@ class TooMuch(OSError):
 class BoundedTls:
     """The client's end of TLS with `host` over a TCP connection, whose maker closes it.
 
+    `host`: None sends no SNI; then `context` must not check names.
     `most`: bytes that are read, handshake and framing included.
 
     Every step raises `TooMuch`, and what the connection and `ssl` raise: `TimeoutError`,
@@ -34,7 +35,7 @@ class BoundedTls:
     """
 
     def __init__(
-        self, connection: BoundedSocket, context: ssl.SSLContext, host: str, most: int
+        self, connection: BoundedSocket, context: ssl.SSLContext, host: str | None, most: int
     ) -> None:
         self._connection = connection
         self._most = self._left = most
@@ -51,6 +52,19 @@ class BoundedTls:
             with contextlib.suppress(OSError):
                 yield from self._flush()
             raise
+
+    @property
+    def version(self) -> str:
+        """The version of the protocol that was agreed on, such as "TLSv1.3"."""
+        return self._tls.version() or ""
+
+    def certificate(self) -> bytes:
+        """Return the other side's certificate (DER) after the handshake, b"" if it showed none."""
+        return self._tls.getpeercert(binary_form=True) or b""
+
+    def certificate_fields(self) -> dict[str, Any]:
+        """Return fields of a certificate that was verified (`ssl.SSLSocket.getpeercert`)."""
+        return self._tls.getpeercert() or {}
 
     def sendall(self, data: bytes) -> Steps[None]:
         """Send `data`."""

@@ -1,36 +1,33 @@
-"""mta-sts-query: what it prints, and its exit status, for each result of a made-up resolver."""
+"""mta-sts-query: what it prints, and its exit status, for what a made-up inspector has seen."""
 
 from __future__ import annotations
 
+import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from stsresolver import Cause, Failure, Found, Lookup, Mode, NoPolicy, NotChanged, Policy, query
+from stsresolver import Cause, Failure, Found, NoPolicy, NotChanged, query
+from stsresolver.inspection.findings import Inspection
+from stsresolver.mta_sts.next_hop import NextHop
 from stsresolver.net.proxy import Proxy
 from stsresolver.version import __version__
+from tests.support.inspections import inspection, policy
 
 ROOT = Path(__file__).parent.parent.parent
 
-TEXT = (
-    "version: STSv1",
-    "mode: enforce",
-    "mx: mail.example.com",
-    "mx: *.example.net",
-    "max_age: 604800",
-    "x-note: snow ☃ \u202e",
-)
-POLICY = Policy(Mode.ENFORCE, ("mail.example.com", "*.example.net"), 604_800, "\n".join(TEXT))
+MORE = "x-note: snow \u2603 \u202e"
 
 
 class Asked:
-    """Stands in for `Resolver`: gives `result`, and notes how it was asked."""
+    """Stands in for `Inspector`: gives `seen`, and notes how it was asked."""
 
     def __init__(self) -> None:
-        self.result: Lookup = NoPolicy(Cause.NO_RECORD)
+        self.seen: Inspection = inspection(NoPolicy(Cause.NO_RECORD), texts=())
         self.calls: list[tuple[float, str, *tuple[str, ...]]] = []
 
     def __call__(self, timeout: float, *, proxy: Proxy | None) -> Asked:
@@ -38,15 +35,15 @@ class Asked:
         self.proxy = proxy
         return self
 
-    def resolve(self, domain: str, *known_ids: str) -> Lookup:
-        self.calls.append((self.timeout, domain, *known_ids))
-        return self.result
+    def inspect(self, target: NextHop, *known_ids: str) -> Inspection:
+        self.calls.append((self.timeout, target.domain, *known_ids))
+        return self.seen
 
 
 @pytest.fixture
 def asked(monkeypatch) -> Asked:
     asked = Asked()
-    monkeypatch.setattr(query, "Resolver", asked)
+    monkeypatch.setattr(query, "Inspector", asked)
     return asked
 
 
@@ -81,112 +78,65 @@ def refused(capsys, asked):
     return run
 
 
-def test_policy(asked, printed):
-    asked.result = Found(POLICY, "20260101")
-    assert printed("example.com") == (
-        0,
-        "example.com: MTA-STS policy 20260101\n"
-        "mode:    enforce\n"
-        "mx:      mail.example.com\n"
-        "mx:      *.example.net\n"
-        "max_age: 604800 seconds (7.0 days)\n",
-    )
+FAILURE = Failure(Cause.CONNECT, "refused", "2016")
+TESTING = Found(policy(mode="testing"), "1")
+STATUSES = [
+    (0, 0, "a policy", inspection()),
+    (0, 0, "which is still the known one", inspection(NotChanged("2016"), mx=None)),
+    (0, 0, "MX hosts unknown", inspection(mx=None, mx_failure="SERVFAIL")),
+    (0, 3, "a certificate that ends", inspection(certificate_days=3)),
+    (0, 3, "a short policy", inspection(Found(policy(max_age=60), "1"))),
+    (0, 3, "testing, and an MX host that matches nothing", inspection(TESTING, mx=("mx.b.org",))),
+    (0, 0, "testing", inspection(TESTING)),
+    (3, 3, "an MX host that matches nothing", inspection(mx=("mail.example.com", "mx.b.org"))),
+    (1, 1, "no record", inspection(NoPolicy(Cause.NO_RECORD), texts=())),
+    (1, 1, "a bad record", inspection(NoPolicy(Cause.BAD_RECORD))),
+    (2, 2, "a failure", inspection(FAILURE)),
+    (2, 2, "a failure of DNS", inspection(Failure(Cause.DNS, "SERVFAIL"), texts=None)),
+]
 
 
-def test_policy_of_mode_none_has_no_mx(asked, printed):
-    asked.result = Found(Policy(Mode.NONE, (), 0, ""), "1")
-    status, output = printed("example.com")
-    assert status == 0
-    assert "mode:    none\n" in output
-    assert "mx:" not in output
+@pytest.mark.parametrize(
+    ("status", "strict", "seen"),
+    [pytest.param(status, strict, seen, id=why) for status, strict, why, seen in STATUSES],
+)
+def test_exit_status(asked, printed, status, strict, seen):
+    asked.seen = seen
+    assert printed("example.com")[0] == status
+    assert printed("--strict", "example.com")[0] == strict
+    assert printed("-q", "example.com") == (status, f"{seen.verdict}\n")
+    status_again, line = printed("--json", "example.com")
+    assert status_again == status
+    assert json.loads(line)["verdict"] == seen.verdict
 
 
 def test_known_id_that_is_still_published(asked, printed):
-    asked.result = NotChanged("20260101")
+    asked.seen = inspection(NotChanged("20260101"), mx=None)
     status, output = printed("example.com", "20260101")
     assert status == 0
     assert output == "example.com: the MTA-STS policy is still 20260101\n"
     assert asked.calls == [(4.0, "example.com", "20260101")]
 
 
-@pytest.mark.parametrize("cause", [Cause.NO_RECORD, Cause.BAD_RECORD, Cause.SEVERAL_RECORDS])
-def test_no_policy(asked, printed, cause):
-    asked.result = NoPolicy(cause)
-    assert printed("example.com") == (1, f"example.com: no MTA-STS policy: {cause.value}\n")
-
-
-@pytest.mark.parametrize("cause", [cause for cause in Cause if cause is not Cause.NO_RECORD])
-def test_failure(asked, printed, cause):
-    asked.result = Failure(cause, "in detail")
-    status, output = printed("example.com")
-    assert status == 2
-    assert output == f"example.com: MTA-STS policy not found out: {cause.value}: in detail\n"
-
-
-def test_failure_of_a_policy_that_is_announced(asked, printed):
-    asked.result = Failure(Cause.CONNECT, id="20260101")
-    status, output = printed("example.com")
-    assert status == 2
-    assert output.endswith("\nThe TXT record announces the policy 20260101.\n")
-
-
-@pytest.mark.parametrize(
-    "result",
-    [
-        Found(POLICY, "1"),
-        NotChanged("1"),
-        NoPolicy(Cause.NO_RECORD),
-        Failure(Cause.DNS, "no answer"),
-    ],
-)
-def test_verbose_says_where_it_comes_from(asked, printed, result):
-    asked.result = result
-    brief = printed("example.com")
-    status, output = printed("-v", "example.com")
-    assert status == brief[0]
-    assert output.startswith(brief[1])
-    assert "_mta-sts.example.com\n" in output
-    assert "https://mta-sts.example.com/.well-known/mta-sts.txt\n" in output
-
-
 def test_verbose_shows_the_policy_as_it_was_served(asked, printed):
-    asked.result = Found(POLICY, "1")
-    _, output = printed("example.com", "-v")
-    shown = output.partition("its text:\n")[2].splitlines()
-    assert [line.strip() for line in shown[:-1]] == list(TEXT[:-1])
-
-
-@pytest.mark.requirement("HTTPS-20")
-@pytest.mark.parametrize("arguments", [["example.com"], ["-v", "example.com"]])
-@pytest.mark.parametrize(
-    "result",
-    [
-        Found(POLICY, "1"),
-        NoPolicy(Cause.BAD_RECORD, "not a field: \x1b[2J\r\nexample.com: MTA-STS policy 1"),
-        Failure(Cause.STATUS, "500 \x1b]0;title\x07\nmode:    enforce\u2028\udc80"),
-    ],
-)
-def test_text_of_strangers_adds_no_line_and_no_control_character(asked, printed, arguments, result):
-    asked.result = result
-    _, output = printed(*arguments)
-    assert all(line.isprintable() for line in output.split("\n"))
-    if not isinstance(result, Found) and arguments == ["example.com"]:
-        assert output.count("\n") == 1
-    output.encode()
+    asked.seen = inspection(Found(policy(more=f"{MORE}\n"), "1"))
+    assert "x-note" not in printed("example.com")[1]
+    assert r'"x-note: snow \u2603 \u202e"' in printed("example.com", "-v")[1]
 
 
 @pytest.mark.parametrize(
-    ("domain", "asked_for"),
+    ("named", "asked_for"),
     [
         ("Example.COM", "example.com"),
         ("example.com.", "example.com"),
-        ("münchen.example", "xn--mnchen-3ya.example"),
+        ("user@example.com", "example.com"),
+        ("[relay.example.net]:587", "relay.example.net"),
+        ("m\u00fcnchen.example", "xn--mnchen-3ya.example"),
     ],
 )
-def test_domain_in_its_one_form(asked, printed, domain, asked_for):
-    _, output = printed(domain)
+def test_what_is_named(asked, printed, named, asked_for):
+    printed(named)
     assert asked.calls == [(4.0, asked_for)]
-    assert output.startswith(f"{asked_for}: ")
 
 
 def test_timeout(asked, printed):
@@ -201,6 +151,7 @@ def test_timeout(asked, printed):
         ([], "the following arguments are required: DOMAIN"),
         (["example.com", "1", "2"], "unrecognized arguments: 2"),
         (["--unknown", "example.com"], "unrecognized arguments: --unknown"),
+        (["-q", "--json", "example.com"], "argument --json: not allowed with argument -q/--quiet"),
         (["-t", "0", "example.com"], "argument -t/--timeout: "),
         (["-t", "-1", "example.com"], "argument -t/--timeout: "),
         (["-t", "nan", "example.com"], "argument -t/--timeout: "),
@@ -217,11 +168,11 @@ def test_wrong_arguments(refused, arguments, message):
 
 @pytest.mark.parametrize(
     "domain",
-    ["", "com", "a..b", ".example.com", "192.0.2.1", "user@example.com", "a b.example", "\udcff.x"],
+    ["", "com", "a..b", ".example.com", "192.0.2.1", "user@localhost", "a b.example", "\udcff.x"],
 )
 def test_no_domain(refused, domain):
     errors = refused(domain)
-    assert errors.startswith("mta-sts-query: no domain name: ")
+    assert errors.startswith("mta-sts-query: no domain name, address or next hop: ")
     assert errors.count("\n") == 1
 
 
@@ -261,33 +212,66 @@ def test_proxy_that_cannot_be_used(asked, capsys, monkeypatch):
     assert asked.calls == []
 
 
-def test_terminal_that_knows_ascii_alone():
-    """What it cannot show is escaped, and does not turn "there is a policy" into a failure."""
-    text = "\n".join([*TEXT[:-1], "x-note: snow ☃"]).encode()
-    program = f"""
+PROGRAM = """
 import sys
-from stsresolver import Found
 from stsresolver import query
-from stsresolver.mta_sts.policy import parse_policy
+from tests.support.inspections import Found, inspection, policy
 
-class Resolver:
+class Inspector:
     def __init__(self, timeout, proxy):
         pass
 
-    def resolve(self, domain):
-        return Found(parse_policy({text!r}), "1")
+    def inspect(self, target):
+        return inspection(Found(policy(more="x-note: snow \u2603"), "1"))
 
-query.Resolver = Resolver
+query.Inspector = Inspector
 sys.exit(query.main(["-v", "example.com"]))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program],
+
+
+def run(**environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
-    assert (run.returncode, run.stderr) == (0, "")
-    assert r"x-note: snow \u2603" in run.stdout
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
+def test_terminal_that_knows_ascii_alone(environment):
+    """What it cannot show is escaped, and does not turn "there is a policy" into a failure."""
+    done = run(**environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"x-note: snow \u2603" in done.stdout
+    assert "\x1b" not in done.stdout, "no colours in a pipe"
+
+
+@pytest.mark.parametrize(
+    ("environment", "colours"),
+    [
+        ({"TERM": "xterm", "NO_COLOR": ""}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "dumb", "NO_COLOR": ""}, False),
+    ],
+)
+def test_colours_on_a_terminal(environment, colours):
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=theirs,
+            timeout=30,
+            check=True,
+        )
+        shown = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "Verdict" in shown
+    assert ("\x1b[" in shown) is colours

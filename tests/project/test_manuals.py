@@ -292,7 +292,11 @@ def test_every_exit_status():
     of_both = exit_statuses(arguments, output) | {output.CLOSED}
     of_daemon = exit_statuses(daemon) | of_both | {0, 1}
     assert set(sections(DAEMON)["EXIT STATUS"]) == {str(one) for one in of_daemon}
-    of_query = exit_statuses(query) | of_both | {query._POLICY, query._NONE, query._FAILURE}
+    of_query = (
+        exit_statuses(query)
+        | of_both
+        | {*(query._POLICY, query._NONE, query._FAILURE, query._REFUSED)}
+    )
     assert set(sections(QUERY)["EXIT STATUS"]) == {str(one) for one in of_query}
 
 
@@ -321,7 +325,7 @@ def test_every_variable():
         and re.fullmatch("(LISTEN|NOTIFY|WATCHDOG)_[A-Z]+", str(node.value))
     }
     assert len(managers) == 6
-    assert set(sections(QUERY)["ENVIRONMENT"]) == for_both
+    assert set(sections(QUERY)["ENVIRONMENT"]) == for_both | {"NO_COLOR"}
     assert set(sections(DAEMON)["ENVIRONMENT"]) == for_both | managers
 
 

@@ -266,6 +266,13 @@ def addresses(*texts: str) -> Behaviour:
     return behave
 
 
+def mx(*texts: str) -> Behaviour:
+    """Answer with MX records, each a preference and a name: "10 mail.example.com."."""
+    return lambda query: [
+        query.response([dns.rrset.from_text(query.name, TTL, "IN", "MX", *texts)])
+    ]
+
+
 def by_type(**behaviours: Behaviour) -> Behaviour:
     """Behave by the type that is asked, no data for any other: `by_type(A=..., TXT=...)`."""
     return lambda query: behaviours.get(dns.rdatatype.to_text(query.type), nodata())(query)

@@ -1,0 +1,142 @@
+"""Looks at a domain, by the `Resolver` that the daemon and the library have, and beyond it.
+
+Nothing is raised for what the world does. Each lookup has its own time limit: DNS of the record,
+HTTPS, a look at a certificate that is not valid, and the MX records.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..cache.entry import Entry
+from ..config.settings import Zone
+from ..mta_sts.connector import Connector
+from ..mta_sts.discovery import Discovery
+from ..mta_sts.next_hop import NextHop
+from ..mta_sts.policy import Policy
+from ..mta_sts.resolver import Resolver
+from ..mta_sts.results import Cause, Failure, Found, Lookup, NotChanged
+from ..net.deadline import Deadline
+from ..net.nameservers import NameServerError, NameServers
+from ..net.proxy import Proxy
+from ..net.steps import run
+from ..socketmap.answer import answer
+from .certificate_shown import certificate_shown
+from .findings import Inspection, MailHost, Part
+from .judgement import judged
+from .mail_hosts import mail_hosts
+from .recorder import Recorder
+from .target import parse_target
+
+
+class Inspector:
+    """Inspects domains, as many threads at once as want to.
+
+    `timeout`, `resolv_conf`, `dns_port`, `https_port`, `proxy`: as for `Resolver`.
+    `zone`: how Postfix is answered.
+    `stored`: gives the entry of a domain that a daemon's store holds; None where there is no store.
+    """
+
+    def __init__(
+        self,
+        timeout: float = 4.0,
+        *,
+        resolv_conf: str = "/etc/resolv.conf",
+        dns_port: int = 53,
+        https_port: int = 443,
+        proxy: Proxy | None = None,
+        zone: Zone | None = None,
+        stored: Callable[[str], Entry | None] | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._zone = zone or Zone()
+        self._stored = stored
+        self._resolver = Resolver(
+            timeout,
+            resolv_conf=resolv_conf,
+            dns_port=dns_port,
+            https_port=https_port,
+            proxy=proxy,
+        )
+        self._name_servers = NameServers(resolv_conf, dns_port)
+        self._connector = Connector(Discovery(timeout, resolv_conf, dns_port), https_port, proxy)
+
+    def inspect(self, target: str | NextHop, *known_ids: str) -> Inspection:
+        """Look at the domain of `target`: a domain, an address, or a next hop (`parse_target`).
+
+        `known_ids`: as for `Resolver.resolve`; where one is published, nothing more is looked at.
+        Raise `ValueError` for text that names no domain.
+        """
+        asked = parse_target(target) if isinstance(target, str) else target
+        domain = asked.domain
+        now, began = time.time(), time.monotonic()
+        recorder = Recorder(domain)
+        result = run(self._resolver.steps_of_resolve(domain, *known_ids, observer=recorder))
+        shown = None
+        if isinstance(result, Found | Failure):
+            recorder.stop()
+        if isinstance(result, Failure) and result.cause is Cause.CERTIFICATE:
+            host = f"mta-sts.{domain}"
+            shown = run(certificate_shown(self._connector, host, Deadline(self._timeout)))
+        record, policy_host = recorder.ended(result, shown)
+        hosts, mx_failure = None, ""
+        times = recorder.times
+        if not isinstance(result, NotChanged):
+            since = time.monotonic()
+            hosts, mx_failure = self._mail_hosts(asked)
+            times[Part.MX] = time.monotonic() - since
+        entry = self._stored(domain) if self._stored is not None else None
+        in_force = _in_force(result, entry, now)
+        if in_force is not None and hosts is not None:
+            hosts = [replace(one, pattern=in_force.pattern_of(one.host)) for one in hosts]
+        return judged(
+            Inspection(
+                domain,
+                result,
+                record,
+                policy_host,
+                None if hosts is None else tuple(hosts),
+                mx_failure,
+                asked.port or "25",
+                in_force,
+                answer(in_force, domain, self._zone).decode(),
+                entry,
+                times,
+                time.monotonic() - began,
+                now,
+            )
+        )
+
+    def _mail_hosts(self, asked: NextHop) -> tuple[list[MailHost] | None, str]:
+        """Return the MX hosts, and why they are not known."""
+        if asked.is_host:
+            return [MailHost(asked.domain, 0)], ""
+        try:
+            steps = mail_hosts(self._name_servers, asked.domain, Deadline(self._timeout))
+            return run(steps), ""
+        except (NameServerError, TimeoutError) as error:
+            return None, str(error)
+
+
+def inspect(
+    target: str,
+    *,
+    timeout: float = 4.0,
+    proxy: Proxy | None = None,
+    zone: Zone | None = None,
+) -> Inspection:
+    """Look at the domain of `target` once. For many domains, keep an `Inspector`.
+
+    `target`: a domain, an address, or a next hop; text that names none raises `ValueError`.
+    `timeout`: seconds, for DNS and for HTTPS each. `proxy`, `zone`: as for `Inspector`.
+    """
+    return Inspector(timeout, proxy=proxy, zone=zone).inspect(target)
+
+
+def _in_force(result: Lookup, entry: Entry | None, now: float) -> Policy | None:
+    """Return the policy that Postfix is answered by: that of the store while none was fetched."""
+    if isinstance(result, Found):
+        return result.policy
+    return entry.policy if entry is not None and now < entry.end else None
