@@ -13,20 +13,21 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
-# mta-sts-query with a resolver that says that there is no policy: status 1.
+# mta-sts-query with an inspector that says that there is no policy: status 1.
 NO_POLICY = """
 import sys
 from stsresolver import query
-from stsresolver.mta_sts.results import Cause, NoPolicy
+from stsresolver import Cause, NoPolicy
+from tests.support.inspections import inspection
 
-class Resolver:
+class Inspector:
     def __init__(self, timeout, proxy):
         pass
 
-    def resolve(self, domain):
-        return NoPolicy(Cause.NO_RECORD)
+    def inspect(self, target):
+        return inspection(NoPolicy(Cause.NO_RECORD), texts=())
 
-query.Resolver = Resolver
+query.Inspector = Inspector
 sys.exit(query.main(sys.argv[1:]))
 """
 DAEMON = ("-m", "stsresolver.daemon")
