@@ -9,7 +9,8 @@ The oracle knows no code of the daemon. It follows RFC 8461 and what the daemon'
 * a new id is followed within `cache_grace` and the time of a lookup, and so is a domain without a
   policy that comes to have one. A fetch that failed is not repeated for the same id for 300 s
   (§3.3), so an id under which the host was met ill is owed nothing for that time;
-* `TEMP` is for who had to stand in line for ten seconds.
+* `TEMP no answer in time` is for who had to stand in line for ten seconds; with another reason, it
+  stands where `NOTFOUND` would, because of a fault of ours.
 
 Where two answers could be right, both are. `SLACK` is what a busy machine may take for what needs
 no time. Times are seconds since the start of the soak.
@@ -46,6 +47,7 @@ QUICK = TIMEOUT / 3
 
 NOT_FOUND = b"NOTFOUND "
 TEMP = b"TEMP "
+OVERDUE = TEMP + b"no answer in time"
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,9 @@ class Oracle:
         line = f"{sent:.3f} to {received:.3f}  {zone.name}: {what}"
         if not domain.recent or domain.recent[-1].rpartition("  ")[2] != line.rpartition("  ")[2]:
             domain.recent.append(line)
-        if answer == TEMP:
+        if answer.startswith(TEMP) and answer != OVERDUE:
+            answer = NOT_FOUND
+        if answer == OVERDUE:
             if received < sent + LINE - 0.5:
                 self._complain(domain, line, "OK or NOTFOUND: it did not wait")
             return

@@ -34,11 +34,15 @@ T = TypeVar("T")
 
 
 class _Way:
-    """One way to the store, reading or writing: whether it fails, and when it is tried again."""
+    """One way to the store, reading or writing: since when it fails, and when it is tried again."""
 
     def __init__(self) -> None:
-        self.fails = False
+        self.failed_since: float | None = None
         self.again = 0.0
+
+    @property
+    def fails(self) -> bool:
+        return self.failed_since is not None
 
 
 class LayeredStore:
@@ -70,9 +74,9 @@ class LayeredStore:
     blocks = True
 
     @property
-    def whole(self) -> bool:
-        """Whether what it does not know is not known: not while the store cannot be read."""
-        return not self._reading.fails
+    def unread_since(self) -> float | None:
+        """Since when the store cannot be read (monotonic seconds), None while it can."""
+        return self._reading.failed_since
 
     @property
     def readable(self) -> bool:
@@ -223,7 +227,8 @@ class LayeredStore:
                 tell = now > self._failed + 2 * PAUSE and not self._told
                 self._failed = now
                 self._told = self._told or tell
-                way.fails = True
+                if way.failed_since is None:
+                    way.failed_since = now
                 way.again = now + PAUSE
                 if way is self._reading:
                     # What cannot be read is away, and cannot be written either.
@@ -240,7 +245,8 @@ class LayeredStore:
         with self._lock:
             way.again = now
             if shows:
-                self._reading.fails = way.fails = False
+                way.failed_since = None
+                # Only an answer shows that it can be read, so that is tried at once.
                 self._reading.again = now
             recovered = self._told and not self._reading.fails and not self._writing.fails
             self._told = self._told and not recovered

@@ -30,7 +30,7 @@ class MemoryStore:
         self.hits = 0
         self.misses = 0
 
-    whole = True
+    unread_since = None
     blocks = False
 
     def get(self, domain: str) -> Entry | None:

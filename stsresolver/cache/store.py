@@ -59,8 +59,11 @@ class Cache(Store, Protocol):
     """A store that never fails, and that can be looked into without waiting."""
 
     @property
-    def whole(self) -> bool:
-        """Whether what it does not know is not known at all: not while a part is out of reach."""
+    def unread_since(self) -> float | None:
+        """Since when a part of it cannot be read (monotonic seconds), None while all of it can.
+
+        Meanwhile it may hold entries that it does not return.
+        """
 
     @property
     def blocks(self) -> bool:

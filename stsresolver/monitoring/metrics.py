@@ -34,6 +34,7 @@ from ..counters import BOUNDS, Durations
 from ..lookup.messages import FETCH, POLICY_ID, RESOLVE
 from ..lookup.pool import ResolverPool
 from ..mta_sts.policy import Mode
+from ..policies.faults import Fault
 from ..policies.in_force import Policies
 from ..policies.proactive import Proactive
 from ..policies.steps import Refresh
@@ -105,6 +106,7 @@ class _Parts(Collector):
         info.add_metric((__version__, platform.python_version()), 1)
         yield info
         yield from self._requests()
+        yield from self._faults()
         yield from self._server()
         yield from self._lookups()
         yield from self._resolver()
@@ -129,6 +131,19 @@ class _Parts(Collector):
         )
         _add(took, (), self._service.server.seconds)
         yield took
+
+    def _faults(self) -> Iterator[Metric]:
+        policies = self._service.policies
+        unknown = _counter(
+            "mta_sts_unknown_answers", "Requests that a fault of ours left open.", "fault"
+        )
+        lasting = _gauge("mta_sts_fault_seconds", "For how long a fault of ours lasts.", "fault")
+        counts, seconds = policies.unknown.read(), policies.faults()
+        for fault in Fault:
+            unknown.add_metric((fault.name.lower(),), counts[fault])
+            lasting.add_metric((fault.name.lower(),), seconds[fault])
+        yield unknown
+        yield lasting
 
     def _server(self) -> Iterator[Metric]:
         load = self._service.server.load()

@@ -20,7 +20,8 @@ has to be answered first, and what is to be done (`Effect`). `in_force` carries 
 A lookup that waits for the network is a `Question`, not a thread. What is known is read anew when
 its result comes, because mail with another timeout may have changed it meanwhile.
 
-The rules are those of RFC 8461 §3.1, §3.3, §5.1, §8 and §10.2. `RenewalTimes` has those of time.
+The rules are those of RFC 8461 §3.1, §3.3, §5.1, §8 and §10.2. `RenewalTimes` has those of time,
+and `faults` says what a lookup that failed means where nothing is known.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..cache.entry import CLOCK_SKEW, Entry
-from ..mta_sts.policy import Policy
+from ..mta_sts.policy import Mode, Policy
 from ..mta_sts.results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
+from .faults import OF_CAUSE, Fault, waits_for
 from .misses import FETCH_PAUSE, Miss, Pause
 from .renewal_times import DAY, RenewalTimes
 from .steps import (
@@ -55,14 +57,15 @@ from .steps import (
     TellChanged,
     TellFailed,
     TellLapsed,
+    TellUnknown,
     TellWorks,
     Touch,
 )
 
 # "There is no policy" is remembered at most this long (seconds) on the word of the zone's SOA.
 MAX_NEGATIVE_TTL = 1800.0
-# Seconds after which a lookup that was lost with the resolver process is made again.
-PROCESS_PAUSE = 1.0
+# Seconds for which an answer is repeated that a fault of ours may have made wrong.
+FAULT_PAUSE = 1.0
 
 
 # WHAT HAPPENED
@@ -74,8 +77,8 @@ def asked(known: Known, now: Now, times: RenewalTimes) -> Step:
     entry, miss = known.entry, known.miss
     if entry is not None and now.wall < entry.checked + times.grace:
         answer = _in_force(entry, now, times)
-    elif miss is not None and now.monotonic < times.end_of(miss, entry):
-        answer = _missing(miss, entry, now, times)
+    elif miss is not None and now.monotonic < _believed(miss, known, now, times):
+        answer = _missing(miss, known, now, times)
     else:
         # With these ids the record alone has to be looked up.
         ids = (entry.id,) if entry is not None else ()
@@ -133,8 +136,9 @@ def lost(question: Question, known: Known, now: Now) -> Step:
     known, effects = _present(known, now)
     if isinstance(question, CheckRecord | Refetch):
         return Step(Refresh.FAILED, effects)
-    policy = known.entry.policy if known.entry is not None else None
-    return Step(Answer(policy, now.monotonic), effects)
+    if known.entry is not None:
+        return Step(Answer(known.entry.policy, now.monotonic), effects)
+    return Step(Answer(None, now.monotonic, Fault.CLOSING), effects)
 
 
 def cached(known: Known, now: Now) -> Answer | None:
@@ -142,7 +146,7 @@ def cached(known: Known, now: Now) -> Answer | None:
     if known.entry is not None and now.wall < known.entry.end:
         return Answer(known.entry.policy, now.monotonic)
     if known.miss is not None and now.monotonic < known.miss.until:
-        return Answer(None, now.monotonic)
+        return Answer(None, now.monotonic, _fault(known.miss.result, known, now))
     return None
 
 
@@ -244,22 +248,24 @@ def _missed(result: NoPolicy | Failure, known: Known, now: Now, times: RenewalTi
     if isinstance(result, NoPolicy):
         seconds = max(seconds, min(MAX_NEGATIVE_TTL, result.ttl))
     elif result.cause is Cause.PROCESS:
-        seconds = min(seconds, PROCESS_PAUSE)
+        seconds = min(seconds, FAULT_PAUSE)
     elif not result.cause.by_record:
         # A new id is to be seen soon, however long the grace.
         seconds = min(seconds, FETCH_PAUSE)
-    if not known.whole:
+    if Fault.STORE in known.faults:
         # There may be a policy in force that cannot be seen just now.
         seconds = min(seconds, times.grace)
     miss = Miss(result, now.monotonic, now.monotonic + seconds)
     entry = known.entry
-    effects: tuple[Effect, ...] = (Remember(miss),)
+    effects: tuple[Effect, ...]
     if entry is not None:
         tried = replace(entry, asked=now.day, failed=now.wall, failure=str(result))
-        effects = (*effects, Touch(tried), TellFailed(result, entry))
+        effects = (Touch(tried), TellFailed(result, entry))
+    elif fault := _fault(result, known, now):
+        effects = (TellUnknown(result, fault),)
     else:
-        effects = (*effects, Lapse(None), TellFailed(result, None, known.lapsed))
-    return Step(_missing(miss, entry, now, times), effects)
+        effects = (Lapse(None), TellFailed(result, None, known.lapsed))
+    return Step(_missing(miss, known, now, times), (Remember(miss), *effects))
 
 
 def _record_checked(
@@ -326,7 +332,7 @@ def _failed(
 
 def _pause(policy_id: str, failure: Failure, now: Now) -> tuple[Effect, ...]:
     """Leave the policy of this id alone (§3.3), if it is the domain's fault that it failed."""
-    if failure.cause is Cause.PROCESS:
+    if failure.cause in OF_CAUSE:
         return ()
     return (Rest(Pause(policy_id, failure, now.monotonic + FETCH_PAUSE)),)
 
@@ -352,9 +358,28 @@ def _in_force(entry: Entry, now: Now, times: RenewalTimes) -> Answer:
     return Answer(entry.policy, now.monotonic + times.repeatable(entry, now.wall))
 
 
-def _missing(miss: Miss, entry: Entry | None, now: Now, times: RenewalTimes) -> Answer:
+def _missing(miss: Miss, known: Known, now: Now, times: RenewalTimes) -> Answer:
     """Answer with what a miss leaves in force: the entry's policy to its end, or none."""
-    if entry is None:
+    entry = known.entry
+    if entry is not None:
+        end = now.monotonic + max(0.0, entry.end - now.wall)
+        return Answer(entry.policy, min(times.end_of(miss, entry), end))
+    fault = _fault(miss.result, known, now)
+    if fault is None and Fault.STORE not in known.faults:
         return Answer(None, miss.until)
-    end = now.monotonic + max(0.0, entry.end - now.wall)
-    return Answer(entry.policy, min(times.end_of(miss, entry), end))
+    # Once the store can be read, what it holds is answered.
+    return Answer(None, min(miss.until, now.monotonic + FAULT_PAUSE), fault)
+
+
+def _believed(miss: Miss, known: Known, now: Now, times: RenewalTimes) -> float:
+    """Return the monotonic time until which a miss is believed."""
+    end = times.end_of(miss, known.entry)
+    if known.entry is None and _fault(miss.result, known, now) is not None:
+        return min(end, miss.at + FAULT_PAUSE)
+    return end
+
+
+def _fault(result: NoPolicy | Failure, known: Known, now: Now) -> Fault | None:
+    """Return why `result` does not say whether there is a policy, None if it does."""
+    ended = known.lapsed not in (None, Mode.NONE) and not now.steady
+    return waits_for(result, known.faults, now.monotonic, ended_by_doubtful_clock=ended)

@@ -24,6 +24,7 @@ import cachetools
 from ..cache.entry import Entry
 from ..mta_sts.policy import Mode, Policy
 from ..mta_sts.results import Cause, Failure, NoPolicy
+from .faults import Fault
 from .misses import Key
 from .rate_limit import RateLimiter
 
@@ -86,6 +87,11 @@ class EventLog:
             text = "%s; the cached policy (%s) stays in force until %s"
             mode = entry.policy.mode
             self._log(level, domain, fields | {"mode": mode}, text, result, mode, end)
+
+    def unknown(self, key: Key, result: NoPolicy | Failure, fault: Fault) -> None:
+        """Log that a lookup failed by a fault of ours. `Outages` says so once for all domains."""
+        text = "%s: not known whether there is a policy: %s (%s)"
+        log.debug(text, key[0], result, fault.value)
 
     def works(self, key: Key, *, by_record: bool) -> None:
         """Log that the record, or else the fetch, works again after it failed."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -22,13 +22,17 @@ from typing import Protocol, TypeAlias
 import cachetools
 
 from ..cache.clock import Clock, SteadyClock
+from ..cache.entry import Entry
 from ..cache.store import Cache
+from ..counters import Tally
 from ..mta_sts.policy import Mode, Policy
 from ..mta_sts.results import Cause, Failure, Lookup, NoPolicy
 from . import decision
 from .event_log import EventLog
+from .faults import Fault
 from .misses import Key
 from .negative_cache import NegativeCache
+from .outages import Outages
 from .renewal_times import RenewalTimes
 from .single_flight import Flights, Renewals
 from .steps import (
@@ -51,9 +55,11 @@ from .steps import (
     Rest,
     Result,
     Step,
+    Tell,
     TellChanged,
     TellFailed,
     TellLapsed,
+    TellUnknown,
     TellWorks,
     Touch,
 )
@@ -93,14 +99,16 @@ class Lookups(Protocol):
 class InForce:
     """What applies to a domain.
 
-    `policy`: None where there is none.
+    `policy`: None where there is none, or where it is not known.
     `until`: the monotonic time up to which this may be answered again without asking.
     `change`: the value of `Policies.changes` when this was true; while the two are equal it is.
+    `unknown`: why it is not known whether there is a policy, None where it is known.
     """
 
     policy: Policy | None
     until: float
     change: int
+    unknown: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,7 @@ class Policies:
     `behind`: runs a job some time later, behind the answers.
     `flush`: sends the lookups that were begun.
     `changed`: is told each domain whose policy has changed, on the thread that noticed.
+    `unknown`: requests so far for which it was not known whether there is a policy, by the reason.
     """
 
     def __init__(
@@ -136,6 +145,7 @@ class Policies:
         clock: Clock = time,
     ) -> None:
         self.changes = 0
+        self.unknown = Tally(Fault)
         self.times = times
         self._store = store
         self._lookups = lookups
@@ -146,6 +156,7 @@ class Policies:
         self._clock = clock
         self._steady = SteadyClock(clock)
         self._events = EventLog()
+        self._outages = Outages()
         self._flights = Flights[InForce]()
         self._renewals = Renewals()
         self._misses = NegativeCache()
@@ -184,9 +195,17 @@ class Policies:
     def cached(self, domain: str, timeout: float) -> InForce | None:
         """Return what is in force if that takes no waiting, None where it is not known."""
         change = self.changes
-        known = Known(domain, self._store.peek(domain), self._misses.get((domain, timeout)))
-        answer = decision.cached(known, self._now())
-        return InForce(answer.policy, answer.until, change) if answer is not None else None
+        now = self._now()
+        entry, unread = self._store.peek(domain), self._store.unread_since
+        known = self._known((domain, timeout), entry, unread, now)
+        answer = decision.cached(known, now)
+        return _in_force(answer, change) if answer is not None else None
+
+    def faults(self) -> dict[Fault, float]:
+        """Return for how many seconds each fault has lasted, 0 for those that do not."""
+        now = self._clock.monotonic()
+        lasting = self._outages.lasting(now)
+        return {fault: now - lasting.get(fault, now) for fault in Fault}
 
     def refresh(
         self, domain: str, timeout: float, unused_after: float, done: Callable[[Refresh], None]
@@ -219,7 +238,7 @@ class Policies:
         try:
             change = self.changes
             now = self._now()
-            step = decide(self._known(task.key, now), now, self.times)
+            step = decide(self._read(task.key, now), now, self.times)
             for effect in step.effects:
                 change = self._carry_out(effect, task.key, change)
             if isinstance(step.then, Answer | Refresh):
@@ -247,11 +266,20 @@ class Policies:
         if self._closing and isinstance(result, Failure) and result.cause is Cause.PROCESS:
             self._go_on(task, lambda known, now, times: decision.lost(question, known, now))
         else:
+            self._outages.looked_up(result, self._clock.monotonic())
             self._go_on(task, partial(decision.came, question, result))
 
-    def _known(self, key: Key, now: Now) -> Known:
+    def _read(self, key: Key, now: Now) -> Known:
+        """Read what is known from the store."""
+        unread = self._store.unread_since
+        entry = self._store.get(key[0])
+        if unread is None:
+            unread = self._store.unread_since
+        # Else another thread has just read it for the first time again, but this one has not.
+        return self._known(key, entry, unread, now)
+
+    def _known(self, key: Key, entry: Entry | None, unread: float | None, now: Now) -> Known:
         domain = key[0]
-        entry = self._store.get(domain)
         with self._lock:
             lapsed = self._lapsed.get(domain)
         return Known(
@@ -260,8 +288,18 @@ class Policies:
             self._misses.get(key),
             self._misses.pauses(key, now.monotonic),
             lapsed,
-            self._store.whole,
+            self._faults(unread, now),
         )
+
+    def _faults(self, unread: float | None, now: Now) -> Mapping[Fault, float]:
+        """Return the faults that last. `unread`: since when the store cannot be read."""
+        if unread is None:
+            self._outages.end(Fault.STORE, now.monotonic)
+        else:
+            self._outages.begin(Fault.STORE, unread)
+        if now.steady:
+            self._outages.end(Fault.CLOCK, now.monotonic)
+        return self._outages.lasting(now.monotonic)
 
     def _now(self) -> Now:
         return Now(self._clock.time(), self._clock.monotonic(), self._steady.is_steady())
@@ -288,15 +326,24 @@ class Policies:
                 self._renew_behind(key)
             case Announce():
                 return self._announce(domain)
+            case TellFailed() | TellUnknown() | TellWorks() | TellChanged() | TellLapsed():
+                self._tell(effect, key)
+        return change
+
+    def _tell(self, effect: Tell, key: Key) -> None:
+        """Log what was decided to be told."""
+        match effect:
             case TellFailed(result, entry, lapsed):
                 self._events.failed(key, result, entry, lapsed)
+            case TellUnknown(result, fault):
+                self._outages.begin(fault, self._clock.monotonic(), str(result))
+                self._events.unknown(key, result, fault)
             case TellWorks(by_record):
                 self._events.works(key, by_record=by_record)
             case TellChanged(before, policy, again):
-                self._events.changed(domain, before, policy, again=again)
+                self._events.changed(key[0], before, policy, again=again)
             case TellLapsed(before, why):
                 self._events.lapsed(key, before, why)
-        return change
 
     def _lapse(self, domain: str, mode: Mode | None) -> None:
         with self._lock:
@@ -323,8 +370,10 @@ class Policies:
     def _answer(self, key: Key, answer: Answer | Refresh, change: int) -> None:
         """Answer every request that waits for this lookup."""
         assert isinstance(answer, Answer)
-        result = InForce(answer.policy, answer.until, change)
+        result = _in_force(answer, change)
         for callback in self._flights.land(key):
+            if answer.unknown is not None:
+                self.unknown.add(answer.unknown)
             try:
                 callback(result)
             except Exception:
@@ -337,8 +386,8 @@ class Policies:
         except Exception:
             log.exception("%s: internal error while reading the cache", key[0])
             known = None
-        known = known or InForce(None, self._clock.monotonic(), self.changes)
-        self._answer(key, Answer(known.policy, known.until), known.change)
+        known = known or InForce(None, self._clock.monotonic(), self.changes, Fault.BUG)
+        self._answer(key, Answer(known.policy, known.until, known.unknown), known.change)
 
     def _renewal(self, domain: str, timeout: float, done: Callable[[Refresh], None]) -> _Task:
         """Return the task of a renewal that has begun; `done` is called when it has ended."""
@@ -349,3 +398,7 @@ class Policies:
             done(outcome)
 
         return _Task((domain, timeout), end, lambda: end(Refresh.FAILED, 0))
+
+
+def _in_force(answer: Answer, change: int) -> InForce:
+    return InForce(answer.policy, answer.until, change, answer.unknown)

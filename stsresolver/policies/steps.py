@@ -7,12 +7,14 @@ question that has to be looked up first, with the effects to carry out.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ..cache.entry import Entry
 from ..mta_sts.policy import Mode, Policy
 from ..mta_sts.results import Failure, Lookup, NoPolicy
+from .faults import Fault
 from .misses import Miss, Pause
 from .renewal_times import DAY
 
@@ -45,7 +47,8 @@ class Known:
     `miss`: the last lookup that gave no policy, old ones included.
     `pauses`: ids whose policies are not fetched for now.
     `lapsed`: the mode of a policy that has ended, until a lookup says what follows it.
-    `whole`: whether the store could be read, so that no entry means no policy known.
+    `faults`: those of ours that last, and since when (monotonic); with `Fault.STORE` among them,
+        no entry does not mean that the store has none.
     """
 
     domain: str
@@ -53,7 +56,7 @@ class Known:
     miss: Miss | None = None
     pauses: tuple[Pause, ...] = ()
     lapsed: Mode | None = None
-    whole: bool = True
+    faults: Mapping[Fault, float] = field(default_factory=dict)
 
     def paused(self, policy_id: str) -> Failure | None:
         """Return the failure for which the policy of this id is not fetched for now."""
@@ -172,6 +175,14 @@ class TellFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class TellUnknown:
+    """Log that a lookup failed by a fault of ours, with no policy known to be in force."""
+
+    result: NoPolicy | Failure
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
 class TellWorks:
     """Log that the record, or else the fetch, works again, if it failed before."""
 
@@ -195,28 +206,22 @@ class TellLapsed:
     why: str
 
 
-Effect: TypeAlias = (
-    Put
-    | Touch
-    | Remove
-    | Lapse
-    | Remember
-    | Rest
-    | Announce
-    | RenewBehind
-    | TellFailed
-    | TellWorks
-    | TellChanged
-    | TellLapsed
-)
+Tell: TypeAlias = TellFailed | TellUnknown | TellWorks | TellChanged | TellLapsed
+Effect: TypeAlias = Put | Touch | Remove | Lapse | Remember | Rest | Announce | RenewBehind | Tell
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What applies to a domain: `policy`, or None. `until`: monotonic, when to ask again."""
+    """What applies to a domain.
+
+    `policy`: None where there is none, or where it is not known.
+    `until`: monotonic, when to ask again.
+    `unknown`: why it is not known whether there is a policy, None where it is known.
+    """
 
     policy: Policy | None
     until: float
+    unknown: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)

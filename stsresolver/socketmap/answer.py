@@ -2,8 +2,9 @@
 
 The answers are TLS policies (smtp_tls_policy_maps, postconf(5)) in the form of socketmap_table(5):
 `OK secure match=...` for a policy to be enforced, `NOTFOUND ` where Postfix's own settings apply,
-`TEMP ` where there was no time to find out, `PERM ` for what is no request. No text of a policy can
-add or remove an attribute: the grammar of `mta_sts.policy` and `_policy_strings` make sure of it.
+`TEMP ` and a reason, which Postfix logs, where it is not known what applies (`policies.faults`),
+`PERM ` for what is no request. No text of a policy can add or remove an attribute: the grammar of
+`mta_sts.policy` and `_policy_strings` make sure of it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ..config.settings import Zone
 from ..mta_sts.next_hop import policy_domain
 from ..mta_sts.policy import Mode, Policy
+from ..policies.faults import Fault
 from ..policies.in_force import InForce, Policies
 from .netstring import MAX_REPLY, encode
 from .reply_cache import Reply, ReplyCount
@@ -107,7 +109,7 @@ class Answers:
                 reply = _reply(in_force, domain, zone, counts)
             except Exception:
                 log.exception("%s: internal error while answering a request", domain)
-                reply = _temporary(counts)
+                reply = _temporary(Fault.BUG.value, counts)
             deliver(reply)
 
         self._policies.ask(domain, zone.timeout, answered)
@@ -117,7 +119,7 @@ class Answers:
         zone, counts, domain = self._asked(request)
         in_force = self._policies.cached(domain, zone.timeout) if domain else None
         if domain is None or in_force is None:
-            return _temporary(counts)
+            return _temporary("no answer in time", counts)
         return _reply(in_force, domain, zone, counts)
 
     def _asked(self, request: bytes) -> tuple[Zone, Counts, str | None]:
@@ -125,15 +127,22 @@ class Answers:
         return *self._zones.get(name, self._default_zone), policy_domain(next_hop)
 
 
-def _temporary(counts: Counts) -> Reply:
+def _temporary(why: str, counts: Counts) -> Reply:
     """Return the reply that makes Postfix try again later."""
-    return Reply(encode(b"TEMP "), -math.inf, count=counts[Outcome.TEMPORARY])
+    return Reply(encode(_temp(why)), -math.inf, count=counts[Outcome.TEMPORARY])
+
+
+def _temp(why: str) -> bytes:
+    return f"TEMP {why}".encode()
 
 
 def _reply(in_force: InForce, domain: str, zone: Zone, counts: Counts) -> Reply:
-    text = answer(in_force.policy, domain, zone)
-    count = counts[Outcome.NONE if text == _NOT_FOUND else Outcome.POLICY]
-    return Reply(encode(text), in_force.until, domain, in_force.change, count)
+    if in_force.unknown is not None:
+        text, outcome = _temp(in_force.unknown.value), Outcome.TEMPORARY
+    else:
+        text = answer(in_force.policy, domain, zone)
+        outcome = Outcome.NONE if text == _NOT_FOUND else Outcome.POLICY
+    return Reply(encode(text), in_force.until, domain, in_force.change, counts[outcome])
 
 
 def answer(policy: Policy | None, domain: str, zone: Zone) -> bytes:

@@ -127,14 +127,15 @@ def test_it_is_tried_again_and_gets_what_it_missed(layered, clock, behind, caplo
     caplog.set_level(logging.INFO, "stsresolver")
     behind.fails = True
     layered.put(entry(), NOW)
+    first = clock.ticks + PAUSE
     for _ in range(3):
         clock.later(PAUSE)
         assert layered.get("example.org") is None
-        assert not layered.whole
+        assert layered.unread_since == first
     behind.fails = False
     clock.later(PAUSE)
     assert layered.get("example.org") is None
-    assert layered.whole
+    assert layered.unread_since is None
     assert layered.get("example.com") == entry(), "and now it is written, grace or not"
     assert behind.store.get("example.com") == entry()
     assert [one.levelname for one in caplog.records] == ["WARNING", "INFO"]
@@ -161,7 +162,7 @@ def test_what_cannot_be_written_can_still_be_read(layered, clock, behind):
     behind.full = True
     layered.put(entry("example.net"), NOW)
     assert layered.get("example.com") == entry()
-    assert layered.whole
+    assert layered.unread_since is None
 
 
 def test_what_can_be_read_but_not_written_has_failed_once(layered, clock, behind, caplog):

@@ -23,7 +23,8 @@ from soak_oracle import LINE, PAUSE, SETTLED, ZONES, Oracle  # noqa: E402
 
 DOMAIN = "d.soak.test"
 POSTFIX, STRICT, REPORT = ZONES
-NOT_FOUND, TEMP = b"NOTFOUND ", b"TEMP "
+NOT_FOUND, TEMP = b"NOTFOUND ", b"TEMP no answer in time"
+FAULT = b"TEMP the resolver process failed"
 
 # THE ORACLE
 
@@ -84,6 +85,8 @@ def ok(policy: Policy, zone=POSTFIX) -> bytes:
             ("nobody's policy", STABLE, ONCE, 50, ok(SECOND), False),
             ("more than the policy says", STABLE, ONCE, 50, ok(FIRST) + b" x=y", False),
             ("no wait, no TEMP", STABLE, ONCE, 50, TEMP, False),
+            ("a fault of ours", LOST, (), 500, FAULT, True),
+            ("in force, with a fault", STABLE, ONCE, 50, FAULT, False),
             ("the id was seen", CHANGED, ((1, 1), (2, 101)), LATER, ok(SECOND), True),
             ("the old one for too long", CHANGED, ONCE, LATER, ok(FIRST), False),
             ("the old one within grace", CHANGED, ONCE, 101, ok(FIRST), True),

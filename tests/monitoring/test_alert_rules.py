@@ -93,6 +93,10 @@ FIRES = [
     ("MtaStsManyTemporary", {"policy": "0+60x60", "temporary": "0+6x60"}, True, "one in ten"),
     ("MtaStsManyTemporary", {"policy": "0+6000x60", "temporary": "0+6x60"}, False, "a few"),
     ("MtaStsManyTemporary", {"policy": "0x60", "temporary": "0x60"}, False, "nobody asks"),
+    ("MtaStsMailWaits", {"unknown": "0+1x60"}, True, "all the time"),
+    ("MtaStsMailWaits", {"unknown": "0x43 5x17"}, False, "for a moment"),
+    ("MtaStsMailUnprotected", {"fault": "700+60x60"}, True, "for more than an hour"),
+    ("MtaStsMailUnprotected", {"fault": "0+60x60"}, False, "for less"),
     ("MtaStsLineLong", {"mta_sts_requests_in_line": "5x60"}, True, "all the time"),
     ("MtaStsLineLong", {"mta_sts_requests_in_line": "0 9 9 0x57"}, False, "a burst"),
     (
@@ -133,6 +137,8 @@ FIRES = [
 SERIES = {
     "policy": 'mta_sts_requests_total{outcome="policy"}',
     "temporary": 'mta_sts_requests_total{outcome="temporary"}',
+    "unknown": 'mta_sts_unknown_answers_total{fault="process"}',
+    "fault": 'mta_sts_fault_seconds{fault="store"}',
     "ends": 'mta_sts_failing_policies_next_expiry_timestamp_seconds{mode="enforce"}',
     "cached": "mta_sts_cached_policies_next_expiry_timestamp_seconds",
     "certificate": 'mta_sts_lookups_total{step="https",result="failure",cause="certificate"}',

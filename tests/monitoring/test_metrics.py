@@ -33,6 +33,7 @@ from stsresolver.monitoring.census import Census
 from stsresolver.monitoring.http_server import Page, PageServer
 from stsresolver.mta_sts.policy import Mode
 from stsresolver.mta_sts.results import Cause
+from stsresolver.policies.faults import Fault
 from tests.support.clock import Clock
 from tests.support.policies import policy
 from tests.support.redis_server import free_port
@@ -66,6 +67,7 @@ ASKED = [
     ([f"default_zone {ANY}"], "default_zone", "none", 1, 0, "not a zone's name"),
     (["a é..example"], "a", "none", 1, 0, "no domain after all"),
     (["nothing"] * 2, "default_zone", "malformed", 2, 1, "no request"),
+    (["a process.example"], "a", "temporary", 1, 0, "the lookup was lost"),
 ]
 
 
@@ -154,6 +156,17 @@ WAITS = [
 ]
 
 
+def test_requests_that_a_fault_of_ours_left_open(watch):
+    watched = watch()
+    watched.ask("zone process.example", "zone process.a.example", "zone certificate.example")
+    found = watched.samples()
+    assert value(found, "mta_sts_unknown_answers_total", fault="process") == 2
+    assert value(found, "mta_sts_fault_seconds", fault="process") == 0, "a lookup ended since"
+    watched.ask("zone process.b.example")
+    assert value(watched.samples(), "mta_sts_fault_seconds", fault="process") > 0
+    assert value(watched.samples(), "mta_sts_fault_seconds", fault="store") == 0
+
+
 def test_requests_that_wait(watch):
     watched = watch("workers: 2")
     with contextlib.ExitStack() as stack:
@@ -195,7 +208,7 @@ def in_part(watched, name: str, number: int) -> bool:
 def test_request_that_is_not_answered_in_time(watch, monkeypatch):
     monkeypatch.setattr("stsresolver.socketmap.server.ANSWER_LIMIT", 0.05)
     watched = watch()
-    assert watched.ask("zone held.example") == [b"TEMP "]
+    assert watched.ask("zone held.example") == [b"TEMP no answer in time"]
     found = watched.samples()
     assert value(found, "mta_sts_requests_overdue_total") == 1
     labels = {"zone": "default_zone", "outcome": "temporary"}
@@ -435,6 +448,7 @@ def test_every_word_of_ours_is_on_the_page():
     words = ["policy", "none", "temporary", "malformed", "found", "failure", "dns", "https"]
     words += ["checked", "fetched", "changed", "failed", "left", "memory", "sqlite", "redis"]
     words += ["default_zone", "read", "write", *map(str, Mode)]
+    words += [fault.name.lower() for fault in Fault]
     assert [word for word in words if f"``{word}``" not in page] == []
 
 

@@ -14,6 +14,7 @@ from stsresolver.cache.entry import Entry
 from stsresolver.mta_sts.policy import Mode
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.policies import decision
+from stsresolver.policies.faults import HOUR, Fault
 from stsresolver.policies.misses import FETCH_PAUSE, Miss, Pause
 from stsresolver.policies.renewal_times import DAY, RenewalTimes
 from stsresolver.policies.steps import (
@@ -35,6 +36,7 @@ from stsresolver.policies.steps import (
     TellChanged,
     TellFailed,
     TellLapsed,
+    TellUnknown,
     TellWorks,
     Touch,
 )
@@ -43,6 +45,7 @@ from tests.support.policies import WEEK, policy
 
 DOMAIN = "example.com"
 GRACE = 60.0
+FAULT_PAUSE = decision.FAULT_PAUSE
 NOW = Now(wall=1_800_000_000.0, monotonic=5_000.0)
 UNSTEADY = replace(NOW, steady=False)
 TIMES = RenewalTimes(GRACE)
@@ -78,8 +81,8 @@ def known(one=None, **more):
     return Known(DOMAIN, one, **more)
 
 
-def answer(served, seconds):
-    return Answer(served, NOW.monotonic + seconds)
+def answer(served, seconds, unknown=None):
+    return Answer(served, NOW.monotonic + seconds, unknown)
 
 
 def follows(step, then, effects):
@@ -136,9 +139,11 @@ CAME = [
     (Resolve(()), WITH_ID, known(), answer(None, GRACE),
      [TellWorks, Rest, Remember, Lapse(None), TellFailed],
      "§3.3: nor does a failed fetch hold mail up; the same id rests for five minutes"),
-    (Resolve(()), LOST, known(), answer(None, decision.PROCESS_PAUSE),
-     [Remember, Lapse, TellFailed],
-     "a lookup lost with the resolver process is made again after a second"),
+    (Resolve(()), LOST, known(), answer(None, FAULT_PAUSE, Fault.PROCESS),
+     [Remember, TellUnknown(LOST, Fault.PROCESS)],
+     "a lookup lost with the resolver process says nothing of its domain, and is made again"),
+    (Resolve(("1",)), LOST, known(YOUNG), answer(ENFORCE, FAULT_PAUSE),
+     [Remember, Touch, TellFailed], "what is in force stays in force"),
     (Resolve(("2",)), NotChanged("2"), known(pauses=(pause("2"),)), answer(None, GRACE),
      [TellWorks, Remember, Lapse, TellFailed], "a paused id is not fetched"),
     (Resolve(("2",)), NotChanged("2"), known(), Fetch("2"), [TellWorks],
@@ -147,7 +152,7 @@ CAME = [
      [Remember(None), Lapse(None), Put, TellWorks, TellChanged, Announce()], "it is fetched then"),
     (Fetch("2"), UNFETCHABLE, known(), answer(None, GRACE), [Rest, Remember, Lapse, TellFailed],
      "or fails again"),
-    (Fetch("2"), LOST, known(), answer(None, decision.PROCESS_PAUSE), [Remember, Lapse, TellFailed],
+    (Fetch("2"), LOST, known(), answer(None, FAULT_PAUSE, Fault.PROCESS), [Remember, TellUnknown],
      "an id does not rest for what was not its domain's fault"),
     # To mail, a policy in force.
     (Resolve(("1",)), NotChanged("1"), known(YOUNG), answer(ENFORCE, GRACE),
@@ -195,22 +200,81 @@ def test_came(question, result, before, then, effects, why):
 
 
 @pytest.mark.parametrize(
-    ("result", "grace", "whole", "seconds", "why"),
+    ("result", "grace", "seconds", "why"),
     [
-        (NoPolicy(Cause.NO_RECORD, ttl=900), GRACE, True, 900, "the zone's negative TTL"),
-        (NoPolicy(Cause.NO_RECORD, ttl=86400), GRACE, True, 1800, "half an hour at most"),
-        (NoPolicy(Cause.NO_RECORD, ttl=5), GRACE, True, GRACE, "grace at least"),
-        (NoPolicy(Cause.BAD_RECORD), GRACE, True, GRACE, "a malformed record"),
-        (DNS_FAILS, DAY, True, DAY, "a failing zone"),
-        (WITH_ID, DAY, True, FETCH_PAUSE, "a new id is seen soon, however long the grace"),
-        (NoPolicy(Cause.NO_RECORD, ttl=900), GRACE, False, GRACE,
-         "not long while the store cannot be read: a policy may be in it"),
+        (NoPolicy(Cause.NO_RECORD, ttl=900), GRACE, 900, "the zone's negative TTL"),
+        (NoPolicy(Cause.NO_RECORD, ttl=86400), GRACE, 1800, "half an hour at most"),
+        (NoPolicy(Cause.NO_RECORD, ttl=5), GRACE, GRACE, "grace at least"),
+        (NoPolicy(Cause.BAD_RECORD), GRACE, GRACE, "a malformed record"),
+        (DNS_FAILS, DAY, DAY, "a failing zone"),
+        (WITH_ID, DAY, FETCH_PAUSE, "a new id is seen soon, however long the grace"),
     ],
 )  # fmt: skip
-def test_how_long_a_miss_is_remembered(result, grace, whole, seconds, why):
+def test_how_long_a_miss_is_remembered(result, grace, seconds, why):
     times = RenewalTimes(grace)
-    step = decision.came(Resolve(()), result, known(whole=whole), NOW, times)
+    step = decision.came(Resolve(()), result, known(), NOW, times)
     assert step.then == answer(None, seconds)
+
+
+# Faults of ours, with nothing known to be in force. `test_faults` has the whole table.
+
+AWAY = {Fault.STORE: NOW.monotonic - 10}
+AWAY_LONG = {Fault.STORE: NOW.monotonic - HOUR}
+GONE = known(lapsed=Mode.ENFORCE)
+
+
+@pytest.mark.parametrize(
+    ("result", "before", "now", "then", "effects", "why"),
+    [
+        (DNS_FAILS, known(faults=AWAY), NOW, answer(None, FAULT_PAUSE, Fault.STORE),
+         [Remember, TellUnknown(DNS_FAILS, Fault.STORE)],
+         "the store may hold a policy, and DNS does not say that there is none"),
+        (NoPolicy(Cause.NO_RECORD, ttl=900), known(faults=AWAY), NOW, answer(None, FAULT_PAUSE),
+         [Remember, Lapse, TellFailed],
+         "DNS says so; the answer is short, so that the store is seen when it is back"),
+        (DNS_FAILS, known(YOUNG, faults=AWAY), NOW, answer(ENFORCE, GRACE),
+         [Remember, Touch, TellFailed], "what memory knows is in force"),
+        (DNS_FAILS, known(faults=AWAY_LONG), NOW, answer(None, FAULT_PAUSE),
+         [Remember, Lapse, TellFailed], "after an hour mail flows"),
+        (DNS_FAILS, replace(GONE, lapsed=Mode.NONE), UNSTEADY, answer(None, GRACE),
+         [Remember, Lapse, TellFailed], "a policy of mode none asked for nothing"),
+        (DNS_FAILS, GONE, NOW, answer(None, GRACE), [Remember, Lapse, TellFailed],
+         "it has ended by a clock that is right"),
+        (DNS_FAILS, GONE, UNSTEADY, answer(None, FAULT_PAUSE, Fault.CLOCK),
+         [Remember, TellUnknown], "it has ended by a clock that may be ahead"),
+        (DNS_FAILS, known(ENDED), UNSTEADY, answer(None, FAULT_PAUSE, Fault.CLOCK),
+         [Remove, Lapse(Mode.ENFORCE), Announce, Remember, TellUnknown], "just now as well"),
+        (NO_RECORD, GONE, UNSTEADY, answer(None, GRACE), [Remember, Lapse, TellFailed],
+         "no clock makes a record vanish"),
+        (DNS_FAILS, replace(GONE, faults={Fault.CLOCK: NOW.monotonic - HOUR}), UNSTEADY,
+         answer(None, GRACE), [Remember, Lapse, TellFailed], "an hour at most"),
+    ],
+)  # fmt: skip
+def test_a_lookup_that_fails_by_a_fault_of_ours(result, before, now, then, effects, why):
+    follows(decision.came(Resolve(()), result, before, now, TIMES), then, effects)
+
+
+@pytest.mark.parametrize(
+    ("one", "faults", "then", "why"),
+    [
+        (miss(50, at=0.5, result=LOST), {}, answer(None, 1, Fault.PROCESS),
+         "it is said again for a moment"),
+        (miss(50, at=FAULT_PAUSE, result=LOST), {}, Resolve(()), "and no longer"),
+        (miss(50, result=DNS_FAILS), AWAY, Resolve(()), "the store is away since"),
+        (miss(50, result=DNS_FAILS), AWAY_LONG, answer(None, FAULT_PAUSE),
+         "a failed lookup is not repeated then, but the store is read again soon"),
+        (miss(50, result=DNS_FAILS), {}, answer(None, 50), "the store is back and holds nothing"),
+        (miss(50), AWAY, answer(None, FAULT_PAUSE), "no record"),
+    ],
+)  # fmt: skip
+def test_a_miss_while_something_of_ours_fails(one, faults, then, why):
+    assert decision.asked(known(miss=one, faults=faults), NOW, TIMES).then == then
+
+
+def test_when_the_store_is_back_its_policy_is_answered_at_once():
+    before = known(YOUNG, miss=miss(DAY, result=DNS_FAILS))
+    step = decision.asked(before, NOW, RenewalTimes(DAY))
+    assert step.then.policy == ENFORCE
 
 
 @pytest.mark.parametrize(
@@ -336,7 +400,7 @@ def test_with_an_unsteady_clock_a_policy_from_the_future_is_not_looked_at():
     ("question", "before", "then"),
     [
         (Resolve(("1",)), known(YOUNG), answer(ENFORCE, 0.0)),
-        (Fetch("1"), known(), answer(None, 0.0)),
+        (Fetch("1"), known(), answer(None, 0.0, Fault.CLOSING)),
         (CheckRecord(YOUNG), known(YOUNG), Refresh.FAILED),
         (again(OLD), known(OLD), Refresh.FAILED),
     ],
@@ -361,6 +425,7 @@ def test_a_result_that_answers_another_question_is_refused():
         (known(ENDED), None, "past its end"),
         (known(miss=miss(5)), answer(None, 0.0), "there is none"),
         (known(miss=miss(-1)), None, "there was none"),
+        (known(miss=miss(1, result=LOST)), answer(None, 0.0, Fault.PROCESS), "not known"),
     ],
 )
 def test_cached(before, then, why):

@@ -15,7 +15,8 @@ from stsresolver.cache.entry import Entry
 from stsresolver.cache.memory import MemoryStore
 from stsresolver.mta_sts.policy import Mode
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
-from stsresolver.policies.decision import MAX_NEGATIVE_TTL
+from stsresolver.policies.decision import FAULT_PAUSE, MAX_NEGATIVE_TTL
+from stsresolver.policies.faults import Fault
 from stsresolver.policies.in_force import Policies
 from stsresolver.policies.misses import FETCH_PAUSE, Pause
 from stsresolver.policies.renewal_times import RenewalTimes
@@ -590,10 +591,51 @@ def test_a_miss_is_remembered(result, seconds, why):
     assert world.counted()[0] == 1, why
 
 
-def test_a_miss_is_not_believed_for_long_while_the_store_cannot_be_read():
-    world = World(NoPolicy(Cause.NO_RECORD, ttl=1800))
-    world.store.whole = False
-    assert world.ask().until == world.ticks + GRACE
+@pytest.mark.requirement("KEEP-15")
+@pytest.mark.parametrize("grace", [GRACE, DAY])
+def test_what_the_store_holds_is_in_force_as_soon_as_it_can_be_read(grace):
+    world = World(NoPolicy(Cause.NO_RECORD, ttl=1800), grace=grace)
+    world.store.unread_since = world.ticks
+    assert world.ask().until == world.ticks + FAULT_PAUSE
+    assert world.later(FAULT_PAUSE).ask().policy is None
+    assert world.counted() == (1, 0), "DNS is not asked again for each mail"
+    now = world.later(FAULT_PAUSE).now
+    world.store.unread_since = None
+    world.store.put(Entry(DOMAIN, "1", policy(), now - 100, now - 100, now, now + DAY), now)
+    assert world.mode() is Mode.ENFORCE
+    assert world.counted() == (0, 0)
+
+
+def test_a_store_that_is_back_while_it_is_read_was_not_read():
+    """One read gives nothing because the store is away, and another then finds it back."""
+    world = World(DNS_FAILS)
+    world.store.unread_since = world.ticks
+
+    reads = []
+
+    def get(domain):
+        reads.append(domain)
+        if len(reads) == 2:
+            world.store.unread_since = None
+
+    world.store.get = get
+    assert world.ask().unknown is Fault.STORE
+
+
+def test_requests_for_which_it_is_not_known_are_counted():
+    world = World(Failure(Cause.PROCESS))
+    for _ in range(3):
+        world.later(FAULT_PAUSE).ask()
+    assert world.policies.unknown.read() == dict.fromkeys(Fault, 0) | {Fault.PROCESS: 3}
+    assert world.policies.faults() == dict.fromkeys(Fault, 0.0) | {Fault.PROCESS: 2 * FAULT_PAUSE}
+
+
+def test_a_lookup_lost_by_the_end_is_no_fault_of_the_resolver_process(caplog):
+    world = World(Failure(Cause.PROCESS))
+    world.policies.close()
+    assert world.ask().unknown is Fault.CLOSING
+    assert world.policies.faults()[Fault.PROCESS] == 0
+    assert not caplog.records
 
 
 @pytest.mark.requirement("DNS-4")
@@ -683,7 +725,8 @@ def test_a_lookup_that_is_a_bug_ends_in_an_answer(caplog):
     world.ask()
     world.policy_id = lambda domain: 1 / 0
     assert world.later(GRACE).mode() is Mode.ENFORCE, "what is in force stays so"
-    assert world.ask("example.net").policy is None
+    answer = world.ask("example.net")
+    assert (answer.policy, answer.unknown) == (None, Fault.BUG), "mail waits"
     assert "internal error" in caplog.text
 
 
@@ -897,7 +940,7 @@ def test_cached_knows_that_there_is_none():
 def test_a_cache_that_is_a_bug_still_gives_answers(caplog):
     world = published()
     world.store.get = world.store.peek = lambda domain: 1 / 0
-    assert world.ask().policy is None
+    assert world.ask().unknown is Fault.BUG
     assert "internal error" in caplog.text
 
 
@@ -1030,7 +1073,7 @@ def test_expired_and_found_again_is_no_warning(log):
 
 def test_expiry_while_the_fetch_fails_is_one_warning(log):
     world = published(max_age=1000)
-    world.ask()
+    world.later(STEADY).ask()
     world.served = UNFETCHABLE
     logged(log)
     world.later(1000).ask()
