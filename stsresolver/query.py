@@ -2,7 +2,8 @@
 
 Exit statuses: 0 there is a policy (or the known id is still published), 1 there is none, 2 it
 could not be found out, 3 the policy keeps mail from an MX host, 64 for wrong arguments and for an
-`https_proxy` that cannot be used, 74 and 141 where the result cannot be printed (`output`).
+`https_proxy` that cannot be used, 74 and 141 where the result cannot be printed (`output`), 78 for
+a wrong configuration.
 """
 
 from __future__ import annotations
@@ -11,46 +12,63 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Sequence
+from functools import partial
 
+from .config.keys import load
+from .config.settings import Config
+from .config.yaml_schema import ConfigError
 from .inspection.as_json import as_json
+from .inspection.asking import ANSWER_LIMIT, AskError, ask, explained, parse_place
 from .inspection.findings import Inspection
 from .inspection.inspector import Inspector
 from .inspection.judgement import is_weak
-from .inspection.screen import Paint, screen, verdict_line
-from .inspection.target import parse_target
+from .inspection.screen import Paint, reply_screen, screen, shown, verdict_line
+from .inspection.stored import stored_entries
+from .inspection.target import next_hop_of, parse_target
 from .mta_sts.results import Failure, NoPolicy
-from .net.proxy import ProxyError, from_environment
+from .net.proxy import Proxy, ProxyError, from_environment
 from .process.arguments import Arguments
 from .process.output import complain, say
 
 _PROG = "mta-sts-query"
 _POLICY, _NONE, _FAILURE, _REFUSED = 0, 1, 2, 3
+_ASK_ZONE = "postfix"
+
+_say = partial(say, _PROG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Look at what the arguments name, and print it. Return the exit status."""
-    options = _arguments().parse_args(argv)
+    parser = _arguments()
+    options = parser.parse_args(argv)
+    if options.ask is not None:
+        return _ask(parser, options)
+    if options.zone is not None and options.config is None:
+        parser.error("--zone needs --config FILE, or --ask")
     try:
+        inspector = _inspector(options)
         target = parse_target(options.domain)
-    except ValueError as error:
-        return _refuse(str(error))
-    try:
-        proxy = from_environment(os.environ)
+    except ConfigError as error:
+        return _refuse(os.EX_CONFIG, str(error))
     except ProxyError as error:
-        return _refuse(f"https_proxy in the environment: {error}")
+        return _refuse(os.EX_USAGE, f"https_proxy in the environment: {error}")
+    except ValueError as error:
+        return _refuse(os.EX_USAGE, str(error))
     known_ids = () if options.known_id is None else (options.known_id,)
-    seen = Inspector(options.timeout, proxy=proxy).inspect(target, *known_ids)
+    seen = inspector.inspect(target, *known_ids)
     _print(seen, options)
     return _status(seen, strict=options.strict)
 
 
-def _refuse(message: str) -> int:
-    complain(f"{_PROG}: {message}")
-    return os.EX_USAGE
+def _refuse(status: int, message: str) -> int:
+    for line in message.splitlines():
+        complain(f"{_PROG}: {line}")
+    return status
 
 
-def _arguments() -> argparse.ArgumentParser:
+def _arguments() -> Arguments:
     parser = Arguments(
         prog=_PROG,
         description="Look at the MTA-STS policy of a domain, and at what becomes of mail to it.",
@@ -63,8 +81,11 @@ def _arguments() -> argparse.ArgumentParser:
     form("-v", "--verbose", action="store_true", help="show the text of the policy, too")
     form("-q", "--quiet", action="store_true", help="print the verdict alone")
     form("--json", action="store_true", help="print a JSON object")
-    add("-t", "--timeout", type=_seconds, default=4.0, help="seconds for DNS and for HTTPS (4)")
+    add("-t", "--timeout", metavar="SECONDS", type=_seconds, help="for DNS and for HTTPS (4)")
     add("--strict", action="store_true", help="end with 3 for warnings as well")
+    add("-c", "--config", metavar="FILE", help="look as the daemon of this configuration does")
+    add("--zone", metavar="NAME", help="and as its zone of this name, or that of --ask")
+    add("--ask", metavar="PLACE", type=_place, help="ask the daemon at HOST:PORT or unix:PATH")
     return parser
 
 
@@ -75,22 +96,52 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"not a number of seconds, over 0 and at most 3600: {text!r}")
 
 
+def _place(text: str) -> object:
+    try:
+        return parse_place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# A LOOK
+
+
+def _inspector(options: argparse.Namespace) -> Inspector:
+    """Return what looks as the options say. Raise `ConfigError`, `ProxyError`."""
+    timeout = options.timeout
+    if options.config is None:
+        proxy = from_environment(os.environ)
+        return Inspector(timeout or 4.0, proxy=proxy)
+    config = load(options.config)
+    zone = config.zones.get(options.zone, config.default_zone)
+    return Inspector(
+        timeout or zone.timeout,
+        proxy=_proxy(config),
+        zone=zone,
+        stored=stored_entries(config),
+    )
+
+
+def _proxy(config: Config) -> Proxy | None:
+    return from_environment(os.environ, config.https_proxy, config.no_proxy)
+
+
 def _print(seen: Inspection, options: argparse.Namespace) -> None:
     if options.json:
-        say(_PROG, as_json(seen))
+        _say(as_json(seen))
         return
-    paint = Paint(on=_shows_colours())
+    paint = _paint()
     if options.quiet:
-        say(_PROG, verdict_line(seen, paint))
+        _say(verdict_line(seen, paint))
         return
     for line in screen(seen, paint, verbose=options.verbose):
-        say(_PROG, line)
+        _say(line)
 
 
-def _shows_colours() -> bool:
-    """Say whether standard output is a terminal that may be coloured (https://no-color.org)."""
-    return (
-        sys.stdout is not None
+def _paint() -> Paint:
+    """Return colours if standard output is a terminal that may have them (https://no-color.org)."""
+    return Paint(
+        on=sys.stdout is not None
         and sys.stdout.isatty()
         and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM") != "dumb"
@@ -103,6 +154,31 @@ def _status(seen: Inspection, *, strict: bool) -> int:
     if isinstance(seen.result, Failure):
         return _FAILURE
     return _REFUSED if seen.refused or (strict and is_weak(seen)) else _POLICY
+
+
+# A QUESTION TO A DAEMON
+
+
+def _ask(parser: Arguments, options: argparse.Namespace) -> int:
+    """Put the question to a daemon, and explain its reply."""
+    for name in ("known_id", "json", "config"):
+        if getattr(options, name):
+            parser.error(f"--ask takes no {'KNOWN_ID' if name == 'known_id' else f'--{name}'}")
+    zone = _ASK_ZONE if options.zone is None else options.zone
+    next_hop = next_hop_of(options.domain)
+    began = time.monotonic()
+    try:
+        reply = ask(options.ask, zone, next_hop, options.timeout or ANSWER_LIMIT)
+    except AskError as error:
+        return _refuse(_FAILURE, f"{shown(str(error))}: mail to {shown(next_hop)} waits")
+    verdict, means, status = explained(reply, next_hop)
+    if options.quiet:
+        _say(shown(verdict))
+        return status
+    asked = f"{options.ask}, zone {zone}, about {next_hop}"
+    for line in reply_screen(asked, reply, means, verdict, time.monotonic() - began, _paint()):
+        _say(line)
+    return status
 
 
 if __name__ == "__main__":

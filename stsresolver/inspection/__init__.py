@@ -1,7 +1,7 @@
 """A look at one domain for a person: each step of a lookup, the MX hosts, and what follows.
 
 What is shown was seen by the `Resolver` itself, which tells an observer of its steps. `findings`
-has the result, `inspector` makes it, `problems` judges it, and `screen` and `as_json` write it.
-`asking` puts the question to a daemon instead. This room imports `net`, `mta_sts`, `config` and
-`socketmap`.
+has the result, `inspector` makes it, `judgement` judges it, and `screen` and `as_json` write it.
+`asking` puts the question to a daemon instead. This room imports `net`, `mta_sts`, `config`,
+`cache`, `stores` and `socketmap`.
 """

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..cache.entry import Entry
+from ..cache.store import StoreError
 from ..config.settings import Zone
 from ..mta_sts.connector import Connector
 from ..mta_sts.discovery import Discovery
@@ -24,7 +25,7 @@ from ..net.proxy import Proxy
 from ..net.steps import run
 from ..socketmap.answer import answer
 from .certificate_shown import certificate_shown
-from .findings import Inspection, MailHost, Part
+from .findings import Inspection, MailHost, Part, Problem, Severity
 from .judgement import judged
 from .mail_hosts import mail_hosts
 from .recorder import Recorder
@@ -36,7 +37,8 @@ class Inspector:
 
     `timeout`, `resolv_conf`, `dns_port`, `https_port`, `proxy`: as for `Resolver`.
     `zone`: how Postfix is answered.
-    `stored`: gives the entry of a domain that a daemon's store holds; None where there is no store.
+    `stored`: gives the entry of a domain that a daemon's store holds, or raises `StoreError`; None
+    where there is no store.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Inspector:
             since = time.monotonic()
             hosts, mx_failure = self._mail_hosts(asked)
             times[Part.MX] = time.monotonic() - since
-        entry = self._stored(domain) if self._stored is not None else None
+        entry, problems = self._entry(domain)
         in_force = _in_force(result, entry, now)
         if in_force is not None and hosts is not None:
             hosts = [replace(one, pattern=in_force.pattern_of(one.host)) for one in hosts]
@@ -106,8 +108,17 @@ class Inspector:
                 times,
                 time.monotonic() - began,
                 now,
-            )
+            ),
+            problems,
         )
+
+    def _entry(self, domain: str) -> tuple[Entry | None, tuple[Problem, ...]]:
+        """Return what the store holds, or why it could not be read."""
+        try:
+            return (self._stored(domain) if self._stored is not None else None), ()
+        except StoreError as error:
+            text = f"the cache could not be read: {error}"
+            return None, (Problem(Severity.WARNING, "cache", text),)
 
     def _mail_hosts(self, asked: NextHop) -> tuple[list[MailHost] | None, str]:
         """Return the MX hosts, and why they are not known."""

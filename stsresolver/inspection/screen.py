@@ -96,6 +96,16 @@ def screen(seen: Inspection, paint: Paint, *, verbose: bool = False) -> Iterator
     )
 
 
+def reply_screen(
+    asked: str, reply: str, means: list[str], verdict: str, seconds: float, paint: Paint
+) -> Iterator[str]:
+    """Yield the lines that show what a daemon replied; `asked`: who was asked what."""
+    yield from _section("Asked", [asked], paint, seconds)
+    yield from _section("Reply", [quoted(reply)], paint)
+    yield from _section("Means", means, paint)
+    yield from _section("Verdict", [f"{verdict}."], paint)
+
+
 def _painted(seen: Inspection, text: str, paint: Paint) -> str:
     if seen.refused or (isinstance(seen.result, Failure) and not seen.is_enforced):
         return paint.bad(text)

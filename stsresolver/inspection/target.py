@@ -5,15 +5,19 @@ from __future__ import annotations
 from ..mta_sts.next_hop import NextHop, parse_next_hop
 
 
+def next_hop_of(text: str) -> str:
+    """Return the next hop in `text`, as it is written: what stands behind the @ of an address."""
+    return text.strip().removeprefix("<").removesuffix(">").rpartition("@")[2]
+
+
 def parse_target(text: str) -> NextHop:
     """Return the next hop that `text` is, or that an address in it leads to.
 
     `example.com`, `example.com.`, `<user@example.com>` and `[relay.example.net]:587` are some.
     Raise `ValueError` for text that names no domain of two labels or more.
     """
-    next_hop = text.strip().removeprefix("<").removesuffix(">").rpartition("@")[2]
     try:
-        found = parse_next_hop(next_hop.encode())
+        found = parse_next_hop(next_hop_of(text).encode())
     except UnicodeEncodeError:
         found = None
     if found is None:

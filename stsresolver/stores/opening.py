@@ -10,7 +10,7 @@ from ..cache.layered import LayeredStore
 from ..cache.memory import MemoryStore
 from ..cache.store import Cache, Store, StoreError
 from ..config.redis_options import RedisOptionsError
-from ..config.settings import CacheSettings, InternalCache, SqliteCache
+from ..config.settings import CacheSettings, InternalCache, RedisCache, SqliteCache
 from .sqlite import SqliteStore
 
 
@@ -19,15 +19,17 @@ def open_cache(settings: CacheSettings, grace: float) -> Cache:
     memory = MemoryStore(settings.cache_size)
     if isinstance(settings, InternalCache):
         return memory
-    store: Store
-    if isinstance(settings, SqliteCache):
-        store = SqliteStore(settings.filename, threads=settings.threads, timeout=settings.timeout)
-    else:
-        try:
-            # The extra may be missing where nobody wants a Redis.
-            from .redis import RedisStore  # noqa: PLC0415
+    return LayeredStore(memory, open_store(settings), grace=grace)
 
-            store = RedisStore(settings.redis)
-        except (ImportError, RedisOptionsError) as error:
-            raise StoreError(f"cache: {error}") from error
-    return LayeredStore(memory, store, grace=grace)
+
+def open_store(settings: SqliteCache | RedisCache) -> Store:
+    """Open the store that outlives the process."""
+    if isinstance(settings, SqliteCache):
+        return SqliteStore(settings.filename, threads=settings.threads, timeout=settings.timeout)
+    try:
+        # The extra may be missing where nobody wants a Redis.
+        from .redis import RedisStore  # noqa: PLC0415
+
+        return RedisStore(settings.redis)
+    except (ImportError, RedisOptionsError) as error:
+        raise StoreError(f"cache: {error}") from error

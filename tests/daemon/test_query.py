@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 
 from stsresolver import Cause, Failure, Found, NoPolicy, NotChanged, query
+from stsresolver.cache.store import StoreError
 from stsresolver.inspection.findings import Inspection
 from stsresolver.mta_sts.next_hop import NextHop
 from stsresolver.net.proxy import Proxy
+from stsresolver.socketmap.netstring import encode
+from stsresolver.stores.sqlite import SqliteStore
 from stsresolver.version import __version__
-from tests.support.inspections import inspection, policy
+from tests.support.hostile_https import Listener, hang_up
+from tests.support.inspections import NOW, entry, inspection, policy
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -30,9 +34,10 @@ class Asked:
         self.seen: Inspection = inspection(NoPolicy(Cause.NO_RECORD), texts=())
         self.calls: list[tuple[float, str, *tuple[str, ...]]] = []
 
-    def __call__(self, timeout: float, *, proxy: Proxy | None) -> Asked:
+    def __call__(self, timeout: float, *, proxy: Proxy | None, **more: object) -> Asked:
         self.timeout = timeout
         self.proxy = proxy
+        self.more = more
         return self
 
     def inspect(self, target: NextHop, *known_ids: str) -> Inspection:
@@ -151,6 +156,11 @@ def test_timeout(asked, printed):
         ([], "the following arguments are required: DOMAIN"),
         (["example.com", "1", "2"], "unrecognized arguments: 2"),
         (["--unknown", "example.com"], "unrecognized arguments: --unknown"),
+        (["--zone", "a", "example.com"], "--zone needs --config FILE, or --ask"),
+        (["--ask", "a", "example.com"], "argument --ask: neither HOST:PORT nor unix:PATH: 'a'"),
+        (["--ask", "a:1", "example.com", "2016"], "--ask takes no KNOWN_ID"),
+        (["--ask", "a:1", "--json", "example.com"], "--ask takes no --json"),
+        (["--ask", "a:1", "--config", "f", "example.com"], "--ask takes no --config"),
         (["-q", "--json", "example.com"], "argument --json: not allowed with argument -q/--quiet"),
         (["-t", "0", "example.com"], "argument -t/--timeout: "),
         (["-t", "-1", "example.com"], "argument -t/--timeout: "),
@@ -201,6 +211,107 @@ def test_proxy_of_the_environment(asked, printed, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     printed("example.com")
     assert asked.proxy == Proxy("proxy.example", 3128)
+
+
+CONFIG = """\
+https_proxy: http://proxy.example:3128
+cache:
+  type: sqlite
+  options:
+    filename: {}/cache.db
+default_zone:
+  timeout: 2
+zones:
+  strict:
+    strict_testing: true
+    timeout: 3
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Path:
+    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "mta-sts-daemon.yml"
+    path.write_text(CONFIG.format(tmp_path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "timeout", "strict"),
+    [([], 2, False), (["--zone", "strict"], 3, True), (["--zone", "none"], 2, False)],
+)
+def test_as_the_daemon_of_a_configuration_looks(asked, printed, config, arguments, timeout, strict):
+    printed("--config", str(config), *arguments, "example.com")
+    assert asked.calls == [(timeout, "example.com")]
+    assert asked.proxy == Proxy("proxy.example", 3128)
+    assert asked.more["zone"].strict_testing is strict
+    assert asked.more["stored"] is None, "no database is made"
+    assert list(config.parent.iterdir()) == [config]
+    printed("-c", str(config), "-t", "9", "example.com")
+    assert asked.calls[-1] == (9, "example.com")
+
+
+def test_store_of_a_configuration(asked, printed, config):
+    store = SqliteStore(config.parent / "cache.db", threads=1)
+    store.put(entry(), NOW)
+    printed("--config", str(config), "example.com")
+    assert asked.more["stored"]("example.com") == entry()
+    assert asked.more["stored"]("example.org") is None
+
+
+def test_store_that_cannot_be_read(asked, printed, config):
+    (config.parent / "cache.db").write_text("no database")
+    printed("--config", str(config), "example.com")
+    with pytest.raises(StoreError, match="is no sqlite database"):
+        asked.more["stored"]("example.com")
+
+
+def test_cache_in_memory_cannot_be_read(asked, printed, config):
+    config.write_text("")
+    printed("--config", str(config), "example.com")
+    assert asked.more["stored"] is None
+
+
+def test_wrong_configuration(asked, capsys, config):
+    config.write_text("port: x\nhots: y\n")
+    assert query.main(["--config", str(config), "example.com"]) == 78
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in errors] == ["mta-sts-query"] * 2
+    assert asked.calls == []
+
+
+def replying(reply: bytes):
+    def script(connection, _):
+        connection.recv(65536)
+        connection.sendall(reply)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "verdict"),
+    [
+        (b"OK secure match=a.org", 0, "mail to example.com goes only over verified TLS"),
+        (b"NOTFOUND ", 1, "mail to example.com goes as without a policy"),
+        (b"TEMP ", 2, "mail to example.com waits in the queue, and Postfix asks again"),
+    ],
+)
+def test_question_to_a_daemon(printed, reply, status, verdict):
+    with Listener(replying(encode(reply))) as listener:
+        place = f"127.0.0.1:{listener.port}"
+        assert printed("--ask", place, "-q", "a@example.com") == (status, f"{verdict}\n")
+        again, output = printed("--ask", place, "--zone", "strict", "example.com")
+    assert again == status
+    assert output.startswith(f"Asked        {place}, zone strict, about example.com ")
+    assert f"Verdict      {verdict}.\n" in output
+
+
+def test_question_that_nobody_answers(capsys):
+    with Listener(hang_up) as listener:
+        status = query.main(["--ask", f"127.0.0.1:{listener.port}", "example.com"])
+    assert status == 2
+    assert capsys.readouterr().err.endswith(": mail to example.com waits\n")
 
 
 def test_proxy_that_cannot_be_used(asked, capsys, monkeypatch):

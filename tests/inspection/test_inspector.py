@@ -6,6 +6,7 @@ import pytest
 
 import stsresolver
 from stsresolver import Cause, Failure, Found, NotChanged
+from stsresolver.cache.store import StoreError
 from stsresolver.config.settings import Zone
 from stsresolver.inspection.as_json import fields
 from stsresolver.inspection.findings import MailHost, Part
@@ -106,6 +107,15 @@ def test_stored_policy_is_what_postfix_is_told(world):
     assert (seen.entry, seen.in_force) == (stored, stored.policy)
     assert seen.answer == "OK secure match=mail.example.com servername=hostname"
     assert seen.mx[0].pattern == "mail.example.com"
+
+
+def test_store_that_fails_is_a_problem(world):
+    def stored(domain):
+        raise StoreError("cache.db: another process keeps it locked")
+
+    seen = world.inspector(stored=stored).inspect("example.com")
+    assert seen.entry is None
+    assert "cache" in [one.code for one in seen.problems]
 
 
 def test_zone_says_how_postfix_is_answered(world, host):
