@@ -3,7 +3,8 @@
 An entry whose record was checked less than `grace` seconds ago is answered from memory. Otherwise
 the store is read too, because another process may have renewed the policy meanwhile, and the later
 entry wins. While the store fails, memory answers alone: the log says so once, and the store is
-tried again after a pause. Reading and writing fail apart: a full disk can still be read.
+tried again after a pause. The pause is short where it cannot be read, because it may hold the
+policy that mail waits for. Reading and writing fail apart: a full disk can still be read.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from .store import Store, StoreError
 
 log = logging.getLogger(__name__)
 
-# Seconds in which a store that failed is not tried again.
+# Seconds in which a store that could not be written is not tried again; one that could not be read.
 PAUSE = 30.0
+READ_PAUSE = 3.0
 # Domains noted as not written; of more, the store misses some until they are fetched again.
 _MAX_UNWRITTEN = 100_000
 
@@ -36,7 +38,8 @@ T = TypeVar("T")
 class _Way:
     """One way to the store, reading or writing: since when it fails, and when it is tried again."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
         self.failed_since: float | None = None
         self.again = 0.0
 
@@ -61,8 +64,8 @@ class LayeredStore:
         self.grace = grace
         self._clock = clock
         self._lock = threading.Lock()
-        self._reading = _Way()
-        self._writing = _Way()
+        self._reading = _Way(READ_PAUSE)
+        self._writing = _Way(PAUSE)
         self._closed = False
         # When it failed last, and whether the log has a warning that is not taken back yet.
         self._failed = -math.inf
@@ -217,7 +220,7 @@ class LayeredStore:
                 if now < way.again:
                     return otherwise
                 # One call tries; the others do not wait for it.
-                way.again = now + PAUSE
+                way.again = now + way.pause
         try:
             result = call()
         except StoreError as error:
@@ -229,10 +232,10 @@ class LayeredStore:
                 self._told = self._told or tell
                 if way.failed_since is None:
                     way.failed_since = now
-                way.again = now + PAUSE
+                way.again = now + way.pause
                 if way is self._reading:
                     # What cannot be read is away, and cannot be written either.
-                    self._writing.again = way.again
+                    self._writing.again = now + self._writing.pause
             if tell and not self._closed:
                 log.warning("%s; going on from memory and with live lookups", error)
             return otherwise
@@ -244,10 +247,11 @@ class LayeredStore:
         """Note that a call went well; say so if that ends the last failure."""
         with self._lock:
             way.again = now
+            if self._reading.fails:
+                # It is not away any more. But only a read that goes well shows that it can be read.
+                self._reading.again = self._writing.again = now
             if shows:
                 way.failed_since = None
-                # Only an answer shows that it can be read, so that is tried at once.
-                self._reading.again = now
             recovered = self._told and not self._reading.fails and not self._writing.fails
             self._told = self._told and not recovered
         if recovered:

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from stsresolver.cache.layered import PAUSE, LayeredStore
+from stsresolver.cache.layered import PAUSE, READ_PAUSE, LayeredStore
 from stsresolver.cache.memory import MemoryStore
 from stsresolver.cache.store import StoreError
 from tests.cache.test_store import NOW, StoreContract, entry
@@ -21,10 +21,13 @@ class Fragile:
         self.asked = []
         self.fails = False
         self.full = False
+        self.unreadable = False
 
     def __getattr__(self, name):
         def call(*arguments):
             self.asked.append(name)
+            if self.unreadable and name in ("get", "due"):
+                raise StoreError("redis at 127.0.0.1: loading")
             if self.fails or (self.full and name in ("put", "touch", "remove", "lease", "purge")):
                 raise StoreError("redis at 127.0.0.1: connection refused")
             return getattr(self.store, name)(*arguments)
@@ -139,6 +142,38 @@ def test_it_is_tried_again_and_gets_what_it_missed(layered, clock, behind, caplo
     assert layered.get("example.com") == entry(), "and now it is written, grace or not"
     assert behind.store.get("example.com") == entry()
     assert [one.levelname for one in caplog.records] == ["WARNING", "INFO"]
+
+
+@pytest.mark.requirement("KEEP-15")
+def test_it_is_read_again_within_seconds(layered, clock, behind):
+    behind.store.put(entry(), NOW)
+    behind.fails = True
+    assert layered.get("example.com") is None
+    since = clock.ticks
+    behind.asked.clear()
+    for _ in range(10):
+        clock.later(READ_PAUSE)
+        for domain in ("example.com", "example.org", "example.net"):
+            assert layered.get(domain) is None
+        assert layered.unread_since == since, "the first read that failed"
+    assert behind.asked == ["get"] * 10, "one that asks tries"
+    behind.fails = False
+    clock.later(READ_PAUSE)
+    assert layered.get("example.com") == entry()
+    assert layered.unread_since is None
+
+
+def test_only_a_read_shows_that_it_can_be_read(layered, clock, behind):
+    behind.unreadable = True
+    layered.get("example.com")
+    since = clock.ticks
+    clock.later(PAUSE)
+    layered.put(entry(), NOW)
+    assert behind.store.peek("example.com") == entry()
+    assert layered.unread_since == since
+    behind.unreadable = False
+    assert layered.get("example.org") is None
+    assert layered.unread_since is None, "it is tried at once after a write"
 
 
 def test_what_it_missed_is_written_though_nobody_asks(layered, clock, behind):

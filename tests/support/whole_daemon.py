@@ -54,7 +54,8 @@ class World:
     """The name server and the policy hosts of `*.example`. What is in `faults` does not work.
 
     dns: no answer comes; servfail: none that helps; https: no connection is taken. A domain
-    `hang-*` is never answered; every other one has a policy, `short.example` for 1000 seconds.
+    `hang-*` is never answered, and `none-*` does not exist; every other one has a policy,
+    `short.example` for 1000 seconds.
     """
 
     def __init__(self, directory: Path, authority: Authority, stack: contextlib.ExitStack) -> None:
@@ -79,6 +80,8 @@ class World:
             return []
         if "servfail" in self.faults:
             return code("SERVFAIL")(query)
+        if "none" in name:
+            return code("NXDOMAIN")(query)
         if name.startswith("_mta-sts."):
             return txt("v=STSv1; id=1")(query)
         return addresses("127.0.0.2" if "https" in self.faults else "127.0.0.1")(query)

@@ -1,0 +1,64 @@
+"""Where no policy is known and something of ours fails, mail waits: a whole daemon, real faults.
+
+`tests/policies/test_faults.py` has the whole table. Here are the rows to which a daemon can be
+brought from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+
+import pytest
+
+from tests.support.redis_server import RedisServer
+from tests.support.socketmap_client import Address, Client, wait_for
+from tests.support.whole_daemon import KNOWN, NOT_FOUND, in_force, learn
+
+QUICK = "default_zone: {timeout: 0.5}\n"
+
+
+def ask(address: Address, domain: str) -> bytes:
+    with Client(address) as client:
+        return client.ask(b"postfix " + domain.encode())
+
+
+def becomes(address: Address, domain: str, reply: bytes) -> None:
+    wait_for(functools.partial(says, address, domain, reply), f"{reply!r} for {domain}")
+
+
+def says(address: Address, domain: str, reply: bytes) -> bool:
+    return ask(address, domain) == reply
+
+
+@pytest.mark.requirement("KEEP-15")
+def test_the_store_hangs_when_the_daemon_starts(start, world, tmp_path):
+    """With a grace of an hour, so that nothing is looked at again because it is old."""
+    with contextlib.closing(RedisServer(tmp_path / "redis")) as server:
+        text = (
+            f"{QUICK}cache_grace: 3600\n"
+            f"cache: {{type: redis, options: {{url: 'redis://127.0.0.1:{server.port}',"
+            " socket_timeout: 0.5, socket_connect_timeout: 0.5}}\n"
+        )
+        first = start(text)
+        with Client(first.address()) as client:
+            learn(client)
+        assert first.stop() == 0
+        first.log.unlink()
+
+        server.signal(signal.SIGSTOP)
+        world.faults.add("servfail")
+        address = start(text).address()
+        unread = b"TEMP the policy cache cannot be read"
+        assert ask(address, KNOWN[0]) == unread
+        assert ask(address, "new-1.example") == unread
+        world.faults.clear()
+        assert ask(address, "none-1.example") == NOT_FOUND, "DNS says so"
+        world.faults.add("https")
+        assert ask(address, KNOWN[0]) == unread
+
+        server.signal(signal.SIGCONT)
+        world.faults.add("servfail")
+        becomes(address, KNOWN[0], in_force(KNOWN[0]))
+        becomes(address, "new-1.example", NOT_FOUND)
