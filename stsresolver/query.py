@@ -2,18 +2,21 @@
 
 Exit statuses: 0 there is a policy (or the known id is still published), 1 there is none, 2 it
 could not be found out, 3 the policy keeps mail from an MX host, 64 for wrong arguments and for an
-`https_proxy` that cannot be used, 74 and 141 where the result cannot be printed (`output`), 78 for
-a wrong configuration.
+`https_proxy` that cannot be used, 66 for a list that cannot be read, 74 and 141 where the result
+cannot be printed (`output`), 78 for a wrong configuration, 130 after an interrupt. With `--file`: 0
+if every line was looked up, else 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import io
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from .config.keys import load
@@ -24,6 +27,8 @@ from .inspection.asking import ANSWER_LIMIT, AskError, ask, explained, parse_pla
 from .inspection.findings import Inspection
 from .inspection.inspector import Inspector
 from .inspection.judgement import is_weak
+from .inspection.many import Summary, side_by_side, table_line
+from .inspection.progress import progress
 from .inspection.screen import Paint, reply_screen, screen, shown, verdict_line
 from .inspection.stored import stored_entries
 from .inspection.target import next_hop_of, parse_target
@@ -34,28 +39,42 @@ from .process.output import complain, say
 
 _PROG = "mta-sts-query"
 _POLICY, _NONE, _FAILURE, _REFUSED = 0, 1, 2, 3
+# A shell's status for a program that SIGINT ends.
+_INTERRUPTED = 130
 _ASK_ZONE = "postfix"
+_MOST_JOBS = 1000
 
 _say = partial(say, _PROG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Look at what the arguments name, and print it. Return the exit status."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _arguments()
     options = parser.parse_args(argv)
+    if (options.domain is None) is (options.file is None):
+        parser.error("the following arguments are required: DOMAIN, or --file LIST without one")
     if options.ask is not None:
         return _ask(parser, options)
     if options.zone is not None and options.config is None:
         parser.error("--zone needs --config FILE, or --ask")
     try:
         inspector = _inspector(options)
-        target = parse_target(options.domain)
+        target = parse_target(options.domain) if options.file is None else None
     except ConfigError as error:
         return _refuse(os.EX_CONFIG, str(error))
     except ProxyError as error:
         return _refuse(os.EX_USAGE, f"https_proxy in the environment: {error}")
     except ValueError as error:
         return _refuse(os.EX_USAGE, str(error))
+    if target is None:
+        return _many(inspector, options)
     known_ids = () if options.known_id is None else (options.known_id,)
     seen = inspector.inspect(target, *known_ids)
     _print(seen, options)
@@ -75,7 +94,7 @@ def _arguments() -> Arguments:
         epilog="exit status: 0 policy, 1 no policy, 2 failure, 3 mail is refused, 64 usage",
     )
     add = parser.add_argument
-    add("domain", metavar="DOMAIN", help="a domain, an address or a next hop of Postfix")
+    add("domain", metavar="DOMAIN", nargs="?", help="a domain, an address or a next hop of Postfix")
     add("known_id", metavar="KNOWN_ID", nargs="?", help="fetch only if the id is another one")
     form = parser.add_mutually_exclusive_group().add_argument
     form("-v", "--verbose", action="store_true", help="show the text of the policy, too")
@@ -85,6 +104,8 @@ def _arguments() -> Arguments:
     add("--strict", action="store_true", help="end with 3 for warnings as well")
     add("-c", "--config", metavar="FILE", help="look as the daemon of this configuration does")
     add("--zone", metavar="NAME", help="and as its zone of this name, or that of --ask")
+    add("--file", metavar="LIST", help="look at each domain of a file, - for standard input")
+    add("--jobs", metavar="NUMBER", type=_jobs, default=16, help="so many at once (16)")
     add("--ask", metavar="PLACE", type=_place, help="ask the daemon at HOST:PORT or unix:PATH")
     return parser
 
@@ -94,6 +115,12 @@ def _seconds(text: str) -> float:
         if 0 < (seconds := float(text)) <= 3600:
             return seconds
     raise argparse.ArgumentTypeError(f"not a number of seconds, over 0 and at most 3600: {text!r}")
+
+
+def _jobs(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 0 < int(text) <= _MOST_JOBS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"not a number from 1 to {_MOST_JOBS}: {text!r}")
 
 
 def _place(text: str) -> object:
@@ -156,12 +183,65 @@ def _status(seen: Inspection, *, strict: bool) -> int:
     return _REFUSED if seen.refused or (strict and is_weak(seen)) else _POLICY
 
 
+# MANY DOMAINS
+
+
+def _many(inspector: Inspector, options: argparse.Namespace) -> int:
+    """Look at each line of a file. Return 0 if every line was looked up."""
+    try:
+        lines, total = _lines(options.file)
+    except OSError as error:
+        return _refuse(os.EX_NOINPUT, f"{shown(options.file)}: {error.strerror}")
+    summary, began, whole = Summary(), time.monotonic(), True
+    shows = progress(total)
+    paint = _paint()
+    try:
+        for seen in side_by_side(lines, inspector.inspect, options.jobs):
+            shows.hide()
+            if isinstance(seen, str):
+                summary.unread += 1
+                complain(f"{_PROG}: {shown(seen)}")
+            else:
+                summary.add(seen)
+                _print_line(seen, options, paint)
+            shows.advance()
+    except KeyboardInterrupt:
+        whole = False
+    finally:
+        shows.close()
+    for line in summary.lines(time.monotonic() - began, whole=whole):
+        complain(line)
+    return _POLICY if whole and not summary.unread else _FAILURE
+
+
+def _lines(name: str) -> tuple[Iterable[str], int | None]:
+    """Return the lines that are not blank, and how many those of a file are. Raise `OSError`."""
+    if name == "-":
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        # Unbuffered: an interrupt may end the process while a thread waits for the next line.
+        lines = io.FileIO(sys.stdin.fileno(), closefd=False)
+        return (line.decode("utf-8", "surrogateescape") for line in lines if line.strip()), None
+    with open(name, encoding="utf-8", errors="surrogateescape") as file:
+        found = [line for line in file if line.strip()]
+    return found, len(found)
+
+
+def _print_line(seen: Inspection, options: argparse.Namespace, paint: Paint) -> None:
+    if options.json or options.verbose:
+        _print(seen, options)
+    elif options.quiet:
+        _say(verdict_line(seen, paint))
+    else:
+        _say(table_line(seen))
+
+
 # A QUESTION TO A DAEMON
 
 
 def _ask(parser: Arguments, options: argparse.Namespace) -> int:
     """Put the question to a daemon, and explain its reply."""
-    for name in ("known_id", "json", "config"):
+    for name in ("known_id", "json", "config", "file"):
         if getattr(options, name):
             parser.error(f"--ask takes no {'KNOWN_ID' if name == 'known_id' else f'--{name}'}")
     zone = _ASK_ZONE if options.zone is None else options.zone

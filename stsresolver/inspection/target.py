@@ -21,5 +21,5 @@ def parse_target(text: str) -> NextHop:
     except UnicodeEncodeError:
         found = None
     if found is None:
-        raise ValueError(f"no domain name, address or next hop: {text[:300]!a}")
+        raise ValueError(f"no domain name, address or next hop: {text.strip()[:300]!a}")
     return found

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from stsresolver import Cause, Failure, Found, NoPolicy, NotChanged, query
 from stsresolver.cache.store import StoreError
 from stsresolver.inspection.findings import Inspection
+from stsresolver.inspection.target import parse_target
 from stsresolver.mta_sts.next_hop import NextHop
 from stsresolver.net.proxy import Proxy
 from stsresolver.socketmap.netstring import encode
@@ -40,7 +44,8 @@ class Asked:
         self.more = more
         return self
 
-    def inspect(self, target: NextHop, *known_ids: str) -> Inspection:
+    def inspect(self, target: NextHop | str, *known_ids: str) -> Inspection:
+        target = parse_target(target) if isinstance(target, str) else target
         self.calls.append((self.timeout, target.domain, *known_ids))
         return self.seen
 
@@ -154,6 +159,10 @@ def test_timeout(asked, printed):
     ("arguments", "message"),
     [
         ([], "the following arguments are required: DOMAIN"),
+        (["--file", "list", "example.com"], "the following arguments are required: DOMAIN"),
+        (["--file", "list", "--ask", "a:1"], "--ask takes no --file"),
+        (["--file", "list", "--jobs", "0"], "argument --jobs: not a number from 1 to 1000: '0'"),
+        (["--file", "list", "--jobs", "x"], "argument --jobs: not a number from 1 to 1000: 'x'"),
         (["example.com", "1", "2"], "unrecognized arguments: 2"),
         (["--unknown", "example.com"], "unrecognized arguments: --unknown"),
         (["--zone", "a", "example.com"], "--zone needs --config FILE, or --ask"),
@@ -279,6 +288,136 @@ def test_wrong_configuration(asked, capsys, config):
     errors = capsys.readouterr().err.splitlines()
     assert [line.partition(": ")[0] for line in errors] == ["mta-sts-query"] * 2
     assert asked.calls == []
+
+
+LIST = "a.org\n\nuser@b.org\n  \nno domain\n<c@c.org>\n"
+
+
+def test_many_domains(asked, capsys, tmp_path):
+    path = tmp_path / "list"
+    path.write_text(LIST)
+    asked.seen = inspection(mx=("mail.example.com", "mx.b.org"), certificate_days=3)
+    assert query.main(["--file", str(path)]) == 2
+    output, errors = capsys.readouterr()
+    assert sorted(call[1] for call in asked.calls) == ["a.org", "b.org", "c.org"]
+    line = f"{'example.com':<39} mode enforce mx-mismatch (certificate-ends)\n"
+    assert output == 3 * line
+    bad, first, *rest = errors.splitlines()
+    assert bad == "mta-sts-query: no domain name, address or next hop: 'no domain'"
+    assert re.fullmatch(r"3 domains in \d+\.\d s: 3 mode enforce", first)
+    assert sorted(rest) == [
+        "      1 not looked up, see above",
+        "      3 error: mx-mismatch",
+        "      3 warning: certificate-ends",
+    ]
+
+
+def test_many_domains_as_json(asked, printed, monkeypatch, capsys, tmp_path):
+    path = tmp_path / "list"
+    path.write_text("a.org\nb.org\n")
+    assert query.main(["--file", str(path), "--json", "--jobs", "3"]) == 0
+    output = capsys.readouterr().out
+    assert [json.loads(line)["result"] for line in output.splitlines()] == ["none", "none"]
+    assert query.main(["--file", str(path), "-q"]) == 0
+    assert capsys.readouterr().out == f"{asked.seen.verdict}\n" * 2
+
+
+def test_list_that_is_not_there(asked, capsys, tmp_path):
+    assert query.main(["--file", str(tmp_path / "list")]) == 66
+    assert capsys.readouterr().err.endswith("list: No such file or directory\n")
+
+
+MANY = """
+import os, sys, threading
+from stsresolver import query
+from stsresolver.inspection.target import parse_target
+from tests.support.inspections import inspection
+
+class Inspector:
+    def __init__(self, timeout, proxy):
+        pass
+
+    def inspect(self, target):
+        parse_target(target)
+        if "slow" in target:
+            threading.Event().wait(60)
+        if "bug" in target:
+            raise RuntimeError("a bug")
+        return inspection()
+
+query.Inspector = Inspector
+if os.environ.get("WITHOUT_TQDM"):
+    sys.modules["tqdm"] = None
+sys.exit(query.main(["--file", "-", *sys.argv[1:]]))
+"""
+
+
+def many(*arguments: str, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", MANY, *arguments],
+        cwd=ROOT,
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        | options,
+    )
+
+
+def test_domains_of_standard_input():
+    """Each is looked at when it comes: whoever writes the list need not have ended it."""
+    with many() as run:
+        for _ in range(3):
+            run.stdin.write(b"example.com\n")
+            run.stdin.flush()
+            assert run.stdout.readline().startswith(b"example.com  ")
+        run.stdin.write(b"\xff.org\nbug.org\n")
+        run.stdin.close()
+        assert run.wait(30) == 2
+        errors = run.stderr.read().decode()
+    assert "Traceback" in errors
+    assert "mta-sts-query: 'bug.org': internal error\n" in errors
+    assert "no domain name, address or next hop: '\\udcff.org'" in errors
+    assert "      2 not looked up, see above\n" in errors
+
+
+def test_interrupt_ends_it_with_what_is_done():
+    with many() as run:
+        run.stdin.write(b"example.com\nslow.example\n")
+        run.stdin.flush()
+        assert run.stdout.readline().startswith(b"example.com  ")
+        run.send_signal(signal.SIGINT)
+        assert run.wait(30) == 2
+        errors = run.stderr.read().decode()
+    assert errors.startswith("1 domain in ")
+    assert "interrupted: the lines behind were not looked up\n" in errors
+    assert "Traceback" not in errors
+
+
+def test_closed_pipe_ends_it_quietly():
+    with many() as run:
+        run.stdout.close()
+        run.stdin.write(b"example.com\nslow.example\n")
+        run.stdin.close()
+        assert run.wait(30) == 141
+        assert run.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("environment", "counted"),
+    [({"WITHOUT_TQDM": "1"}, "\r\x1b[K3 domains\r\x1b[K"), ({}, "\r0 domains [00:0")],
+)
+def test_how_far_it_is_on_a_terminal(environment, counted):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    try:
+        with many(stderr=theirs, env={**os.environ, **environment}) as run:
+            output, _ = run.communicate(b"example.com\n" * 3, 30)
+        shown = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert run.returncode == 0
+    assert output.count(b"\n") == 3
+    assert counted in shown
+    assert re.search(r"3 domains in \d+\.\d s: 3 mode enforce\r\n\Z", shown)
 
 
 def replying(reply: bytes):

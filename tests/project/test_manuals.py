@@ -295,7 +295,10 @@ def test_every_exit_status():
     of_query = (
         exit_statuses(query)
         | of_both
-        | {*(query._POLICY, query._NONE, query._FAILURE, query._REFUSED)}
+        | {
+            *(query._POLICY, query._NONE, query._FAILURE, query._REFUSED),
+            query._INTERRUPTED,
+        }
     )
     assert set(sections(QUERY)["EXIT STATUS"]) == {str(one) for one in of_query}
 
