@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from ..mta_sts.resolver import Resolver
 from ..mta_sts.results import Cause, Failure, Found
+from ..net import certificate_guard
 from ..net.proxy import Proxy
 from ..net.steps import Steps
 from ..version import __version__
@@ -82,6 +83,7 @@ def main() -> int:
         _, _, (settings,) = read(daemon.recv(MAX_MESSAGE))
         # Exempts start-up objects from garbage collection.
         gc.freeze()
+        guarded = certificate_guard.install()
         confined = confine(_MEMORY)
         logger = logging.getLogger("stsresolver")
         logger.setLevel(settings["level"])
@@ -92,6 +94,8 @@ def main() -> int:
             # The daemon has stopped already.
             return 0
         log.debug("the resolver process is confined: %s", confined)
+        if not guarded:
+            log.debug("this OpenSSL cannot be kept from reading certificates that cost much")
         arguments = settings["resolver"]
         if "proxy" in arguments:
             arguments["proxy"] = Proxy(**arguments["proxy"])

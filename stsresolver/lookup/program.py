@@ -14,6 +14,8 @@ from pathlib import Path
 
 # The service manager means these variables for the daemon alone.
 _NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS")
+# Where OpenSSL's configuration lies: on Debian and most others, on Fedora and its kin.
+_OPENSSL_CONFS = ("/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf")
 
 
 def spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
@@ -21,6 +23,9 @@ def spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
     package = str(Path(os.path.abspath(__file__)).parents[2])
     environment = {name: os.environ[name] for name in os.environ if name not in _NOT_INHERITED}
     path = environment.get("PYTHONPATH")
+    # Our configuration of OpenSSL includes the administrator's.
+    environment["STSRESOLVER_OPENSSL_CONF"] = environment.get("OPENSSL_CONF") or _openssl_conf()
+    environment["OPENSSL_CONF"] = f"{package}/stsresolver/lookup/openssl.cnf"
     environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
     try:
         return subprocess.Popen(
@@ -38,3 +43,8 @@ def spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
         if error.filename == sys.executable != real:
             error.filename2 = real
         raise
+
+
+def _openssl_conf() -> str:
+    """Return the configuration of this host. OpenSSL passes over a file that does not exist."""
+    return next(filter(os.path.exists, _OPENSSL_CONFS), os.devnull)

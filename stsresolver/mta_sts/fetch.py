@@ -19,7 +19,7 @@ from ..net.ca_store import CaStore
 from ..net.deadline import Deadline
 from ..net.proxy import Proxy
 from ..net.steps import Steps
-from ..net.tls import BoundedTls, TooMuch
+from ..net.tls import BoundedTls, RefusedCertificates, TooMuch
 from ..version import __version__
 from .connector import Connector, FetchError
 from .discovery import Discovery
@@ -102,6 +102,8 @@ def _verified(tls: BoundedTls) -> Steps[None]:
         raise
     except ssl.SSLCertVerificationError as error:
         raise FetchError(Cause.CERTIFICATE, error.verify_message) from error
+    except RefusedCertificates as error:
+        raise FetchError(Cause.CERTIFICATE, str(error)) from error
     except OSError as error:
         raise FetchError(Cause.TLS, str(error)) from error
 

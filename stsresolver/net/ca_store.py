@@ -3,18 +3,31 @@
 SSL_CERT_FILE and SSL_CERT_DIR move the store, as for every program that uses OpenSSL. The context
 takes tens of milliseconds to build. It is built once, shared by all threads, and built anew when
 the store has changed on disk.
+
+A server chooses the key exchange before it shows a certificate. Only elliptic curves are offered:
+those that OpenSSL's configuration names (the resolver process has one, `lookup/openssl.cnf`), or
+P-256, if that names others as well. Every server of TLS 1.3 has it (RFC 8446 §9.1), and Python can
+set a single one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 
+from . import client_hello
 from .file_changes import Watch
 
-# For TLS 1.2: Python's own without DHE, in which the other side makes up the group, and we compute
-# up to a second. Who has that has elliptic curves as well. In the largest group of TLS 1.3 it is a
-# seventh of a second.
+# X25519, P-256, P-384 (RFC 8446 §4.2.7): two milliseconds at most. The largest group of a finite
+# field takes a tenth of a second.
+_CURVES = {0x001D, 0x0017, 0x0018}
+_P_256 = "prime256v1"
+# SSL_OP_NO_RX_CERTIFICATE_COMPRESSION of OpenSSL 3.2, which Python has no name for: compressed
+# certificates (RFC 8879) are larger than they look.
+_NO_COMPRESSED_CERTIFICATES = 1 << 33
+# For TLS 1.2: Python's own without DHE, in which the server makes up the group, and we compute up
+# to a second. A server that has DHE has elliptic curves as well.
 _CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 
 
@@ -41,13 +54,25 @@ class CaStore:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         context.set_ciphers(_CIPHERS)
+        if not _CURVES.issuperset(_groups(context)):
+            context.set_ecdh_curve(_P_256)
         # One handshake, not as many as the other side likes.
         context.options |= ssl.OP_NO_RENEGOTIATION
+        if ssl.OPENSSL_VERSION_INFO >= (3, 2):
+            context.options |= _NO_COMPRESSED_CERTIFICATES
         # With OpenSSL 3, Python would take a connection that was cut for one that was closed.
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         # The same on every Python: 3.13 made X.509 checks stricter than CAs in use are.
         context.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST
         return context
+
+
+def _groups(context: ssl.SSLContext) -> list[int]:
+    """Return the groups for the key exchange that a context offers."""
+    hello = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost").do_handshake()
+    return client_hello.groups(hello.read())
 
 
 def _places() -> list[str]:

@@ -1,7 +1,7 @@
 """TLS to a policy host in which every step ends by a deadline, and reads no more than its share.
 
-OpenSSL works on memory and is handed what was read. If it read the socket by itself, it would not
-return while more arrives that is no data, such as session tickets without end.
+OpenSSL works on memory and is handed what was read. If OpenSSL read the socket itself, a server
+could hold it for ever by sending only session tickets.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from . import certificate_guard
 from .deadline import BoundedSocket
 from .steps import Steps
 
 # Bytes that a read takes from the socket at most: a TLS record with its frame.
 _PART = 17_408
+# Bytes that are read for a handshake at most: `certificate_list` lets 50 kB of certificates pass.
+_HANDSHAKE = 60_000
+# Bytes that a read counts as at least. It costs us as much, however little a server sends at once.
+_LEAST = 512
 
 T = TypeVar("T")
 
@@ -24,34 +29,49 @@ class TooMuch(OSError):
     """More was sent than is read; the text says how much that is."""
 
 
+class RefusedCertificates(OSError):
+    """The certificates were not read (`certificate_guard`); the text says why."""
+
+
 class BoundedTls:
     """The client's end of TLS with `host` over a TCP connection, whose maker closes it.
 
     `host`: None sends no SNI; then `context` must not check names.
     `most`: bytes that are read, handshake and framing included.
 
-    Every step raises `TooMuch`, and what the connection and `ssl` raise: `TimeoutError`,
-    `ssl.SSLEOFError` for an end that is not TLS's own, `ssl.SSLCertVerificationError`.
+    Every step raises `TooMuch`, `TimeoutError` and other `OSError` of the connection, and
+    `ssl.SSLError` where TLS fails: the subclass `SSLCertVerificationError` for a certificate that
+    is not valid, and `SSLEOFError` for an end of the connection that is not TLS's own, where Python
+    3.11 raises a plain `SSLError`.
     """
 
     def __init__(
         self, connection: BoundedSocket, context: ssl.SSLContext, host: str | None, most: int
     ) -> None:
         self._connection = connection
-        self._most = self._left = most
+        self._most = most
+        self._limit = min(most, _HANDSHAKE)
+        self._read = 0
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
 
     def handshake(self) -> Steps[None]:
-        """Verify the certificate. Our last message of it goes out with the first `sendall`."""
+        """Verify the certificate. Our last message of it goes out with the first `sendall`.
+
+        Raise `RefusedCertificates`, too.
+        """
+        certificate_guard.refusal()
         try:
             yield from self._do(self._tls.do_handshake)
         except ssl.SSLError:
             # The alert tells the other side why.
             with contextlib.suppress(OSError):
                 yield from self._flush()
+            if why := certificate_guard.refusal():
+                raise RefusedCertificates(why) from None
             raise
+        self._limit = self._most
 
     @property
     def version(self) -> str:
@@ -93,9 +113,9 @@ class BoundedTls:
 
     def _receive(self) -> Steps[None]:
         data = yield from self._connection.recv(_PART)
-        self._left -= len(data)
-        if self._left < 0:
-            raise TooMuch(f"more than {self._most} bytes with headers and framing")
+        self._read += max(_LEAST, len(data))
+        if self._read > self._limit:
+            raise TooMuch(f"more than {self._limit} bytes with headers and framing")
         if data:
             self._incoming.write(data)
         else:

@@ -1,4 +1,4 @@
-"""Every case of the tables of misbehaviour in a process of its own: answer, time and memory.
+"""Every case of the tables of misbehaviour in a process of its own: answer, time, CPU and memory.
 
 What a case does is in `hostile_dns_cases` and `hostile_https_cases`; how it is measured, in
 `measured_lookups`.
@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from stsresolver import Cause
 from tests.support import hostile_dns_cases, hostile_https_cases
 from tests.support.authority import Authority
 from tests.support.hostile_dns import NameServer, addresses, txt
@@ -29,9 +30,11 @@ pytestmark = pytest.mark.skipif(
 QUICK, SLOW, GRACE = 2.0, 0.5, 0.5
 # Bytes that a lookup may take.
 MEMORY = 5_000_000
+# Seconds of CPU that whatever is done before a certificate is verified may cost, with DNS.
+CPU = 0.01
 PROCESSES = 3
 
-Measured = tuple[Result, float, int]
+Measured = tuple[Result, float, float, int]
 
 
 class Measurement:
@@ -115,7 +118,7 @@ def each(cases: list) -> pytest.MarkDecorator:
 
 @each(hostile_dns_cases.CASES)
 def test_nameserver(dns_results, case):
-    result, seconds, memory = dns_results[case.reason]
+    result, seconds, _, memory = dns_results[case.reason]
     assert hostile_dns_cases.summary(result) == case.expected
     assert seconds < limit(case) + GRACE
     assert memory < MEMORY
@@ -123,10 +126,28 @@ def test_nameserver(dns_results, case):
 
 @each(hostile_https_cases.CASES)
 def test_policy_host(https_results, case):
-    result, seconds, memory = https_results[case.reason]
+    result, seconds, _, memory = https_results[case.reason]
     check(result, case.causes)
     assert seconds < limit(case) + GRACE
     assert memory < MEMORY
+
+
+def ends_before_http(case: hostile_https_cases.Case) -> bool:
+    return bool(case.causes) and {Cause.TLS, Cause.CERTIFICATE, Cause.CONNECT}.issuperset(
+        case.causes
+    )
+
+
+@pytest.mark.requirement("HTTP-20")
+@each([case for case in hostile_https_cases.CASES if ends_before_http(case)])
+def test_little_is_computed_for_one_without_a_certificate(measurement, https_results, case):
+    _, _, least, _ = https_results[case.reason]
+    # What else the machine does can make a computation longer, and never shorter.
+    for _ in range(3):
+        if least < CPU:
+            break
+        least = min(least, measurement.https_case(case)[2])
+    assert least < CPU
 
 
 def test_reasons_are_told_apart():
@@ -138,6 +159,6 @@ def test_reasons_are_told_apart():
 def test_the_measure_sees_a_bomb(measurement, time):
     """A client without bounds takes the 50 MB, and the second time is not hidden by the first."""
     bomb = https(page(BOMB, extra=["Content-Encoding: gzip"]))
-    result, _, memory = measurement.https_case(hostile_https_cases.Case(time, bomb, ()), "plain")
+    result, *_, memory = measurement.https_case(hostile_https_cases.Case(time, bomb, ()), "plain")
     assert int(result.split()[0]) > 50_000_000
     assert memory > 50_000_000

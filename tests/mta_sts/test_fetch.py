@@ -9,10 +9,7 @@ import contextlib
 import gc
 import itertools
 import os
-import shutil
-import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -23,9 +20,7 @@ import pytest
 from cryptography import x509
 
 from stsresolver import Cause, Failure, Policy, Resolver
-from stsresolver.net import file_changes
-from stsresolver.net.ca_store import CaStore
-from tests.support.authority import Authority, only_tls_1_1
+from tests.support.authority import Authority
 from tests.support.hostile_dns import (
     NameServer,
     addresses,
@@ -37,6 +32,7 @@ from tests.support.hostile_dns import (
     nxdomain,
 )
 from tests.support.hostile_dns import silence as no_answer
+from tests.support.hostile_handshakes import HANDSHAKES
 from tests.support.hostile_http_answers import (
     BODIES,
     CHUNKED,
@@ -469,15 +465,6 @@ def test_certificate_of_an_internationalized_domain(world):
     assert host.server_names == ["mta-sts.xn--bcher-kva.example"]
 
 
-@pytest.mark.requirement("HTTP-5")
-def test_certificates_without_key_identifiers_pass_on_every_python(world, tmp_path, monkeypatch):
-    """Python 3.13 refuses them by default; earlier ones and other TLS clients do not."""
-    plain = Authority(tmp_path, identifiers=False)
-    monkeypatch.setenv("SSL_CERT_FILE", str(plain.bundle))
-    with PolicyHost(page(), plain.server(HOST)) as host:
-        check(world.fetch(host), [])
-
-
 VERSIONS = [
     row("TLS 1.2", ssl.TLSVersion.TLSv1_2),
     row("TLS 1.3", ssl.TLSVersion.TLSv1_3),
@@ -491,22 +478,6 @@ def test_tls_version(world, version, causes):
     context.minimum_version = context.maximum_version = version
     with PolicyHost(page(), context) as host:
         check(world.fetch(host), causes)
-
-
-@pytest.mark.requirement("HTTPS-8")
-def test_tls_1_1_is_refused(world):
-    context = only_tls_1_1(world.context())
-    with PolicyHost(page(), context) as host:
-        control = only_tls_1_1(ssl.create_default_context(cafile=world.authority.bundle))
-        try:
-            with (
-                socket.create_connection(("127.0.0.1", host.port)) as connection,
-                control.wrap_socket(connection, server_hostname=HOST) as tls,
-            ):
-                assert tls.version() == "TLSv1.1"
-        except ssl.SSLError as error:
-            pytest.skip(f"this OpenSSL does not speak TLS 1.1 at all: {error}")
-        check(world.fetch(host), [Cause.TLS])
 
 
 CLIENT_CERTIFICATES = [
@@ -528,69 +499,12 @@ def test_client_certificate(world, version, mode, causes):
 
 
 @pytest.mark.requirement("HTTPS-19")
-@pytest.mark.parametrize(("script", "causes"), NO_TLS)
+@pytest.mark.parametrize(("script", "causes"), NO_TLS + HANDSHAKES)
 def test_no_tls(world, script, causes):
     with Listener(script) as listener:
         result = world.fetch(listener)
     check(result, causes)
     assert result.detail, "a failure without a word of why"
-
-
-# Which CAs are trusted
-
-
-@pytest.mark.requirement("HTTP-1")
-def test_change_of_ssl_cert_file_is_noticed(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(file_changes, "PAUSE", 0.0)
-    other = Authority(tmp_path)
-    with world.host(page()) as host:
-        resolver = world.resolver(host.port, QUICK)
-        check(resolver.fetch("example.com"), [])
-        monkeypatch.setenv("SSL_CERT_FILE", str(other.bundle))
-        check(resolver.fetch("example.com"), [Cause.CERTIFICATE])
-        monkeypatch.setenv("SSL_CERT_FILE", str(world.authority.bundle))
-        check(resolver.fetch("example.com"), [])
-
-
-@pytest.mark.requirement("HTTP-1")
-def test_change_of_the_bundle_is_noticed(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(file_changes, "PAUSE", 0.0)
-    bundle = tmp_path / "bundle.pem"
-    bundle.write_bytes(Authority(tmp_path).bundle.read_bytes())
-    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-    with world.host(page()) as host:
-        resolver = world.resolver(host.port, QUICK)
-        check(resolver.fetch("example.com"), [Cause.CERTIFICATE])
-        shutil.copy(world.authority.bundle, tmp_path / "new")
-        os.replace(tmp_path / "new", bundle)
-        check(resolver.fetch("example.com"), [])
-
-
-@pytest.mark.requirement("HTTPS-5")
-@pytest.mark.parametrize("content", [None, b"", b"not a certificate\n"])
-def test_without_usable_bundle_nothing_is_trusted(world, tmp_path, monkeypatch, content):
-    bundle = tmp_path / "bundle.pem"
-    if content is not None:
-        bundle.write_bytes(content)
-    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-    with world.host(page()) as host:
-        check(world.fetch(host), [Cause.CERTIFICATE])
-
-
-@pytest.mark.requirement("HTTP-2")
-@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to name files of SSL_CERT_DIR")
-def test_ssl_cert_dir_counts_too(world, tmp_path, monkeypatch):
-    directory = tmp_path / "certs"
-    directory.mkdir()
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "no-file"))
-    monkeypatch.setenv("SSL_CERT_DIR", str(directory))
-    with world.host(page()) as host:
-        resolver = world.resolver(host.port, QUICK)
-        check(resolver.fetch("example.com"), [Cause.CERTIFICATE])
-        command = ["openssl", "x509", "-noout", "-hash", "-in", world.authority.bundle]
-        digest = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-        shutil.copy(world.authority.bundle, directory / f"{digest}.0")
-        check(resolver.fetch("example.com"), [])
 
 
 # What is asked
@@ -675,21 +589,6 @@ def test_of_the_environment_only_the_ca_store_counts(world, tmp_path, monkeypatc
         assert proxy.connections == 0
     assert set(fields(host.heads[0])).isdisjoint({"authorization", "proxy-authorization"})
     assert not keys.exists(), "the session keys were logged"
-
-
-@pytest.mark.requirement("HTTP-20")
-def test_no_key_exchange_in_a_group_that_the_policy_host_makes_up():
-    ciphers = CaStore().context().get_ciphers()
-    assert {cipher["kea"] for cipher in ciphers} == {"kx-any", "kx-ecdhe"}
-
-
-@pytest.mark.requirement("HTTP-2")
-def test_bundle_of_requests_is_no_ca_store(world, tmp_path, monkeypatch):
-    monkeypatch.setenv("SSL_CERT_FILE", str(Authority(tmp_path).bundle))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(world.authority.bundle))
-    monkeypatch.setenv("CURL_CA_BUNDLE", str(world.authority.bundle))
-    with world.host(page()) as host:
-        check(world.fetch(host), [Cause.CERTIFICATE])
 
 
 @pytest.mark.requirement("HTTP-2")

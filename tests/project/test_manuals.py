@@ -329,7 +329,7 @@ def test_every_variable():
     }
     assert len(managers) == 6
     assert set(sections(QUERY)["ENVIRONMENT"]) == for_both | {"NO_COLOR"}
-    assert set(sections(DAEMON)["ENVIRONMENT"]) == for_both | managers
+    assert set(sections(DAEMON)["ENVIRONMENT"]) == for_both | managers | {"OPENSSL_CONF"}
 
 
 def test_every_file():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from stsresolver import Cause
 from tests.support import hostile_http_floods, hostile_tls_cases
+from tests.support.hostile_handshakes import HANDSHAKES
 from tests.support.hostile_http_answers import BODIES, HOSTILE_TEXTS
 from tests.support.hostile_http_floods import FLOODS
 from tests.support.hostile_place import Start, certified, https, tcp
@@ -27,6 +28,6 @@ class Case:
 CASES = [
     *(Case(row.id, https(row.values[0]), row.values[1]) for row in BODIES + HOSTILE_TEXTS + FLOODS),
     *(Case(row.id, certified(row.values[0]), row.values[1]) for row in CERTIFICATES),
-    *(Case(row.id, tcp(row.values[0]), row.values[1]) for row in NO_TLS),
+    *(Case(row.id, tcp(row.values[0]), row.values[1]) for row in NO_TLS + HANDSHAKES),
     *(Case(reason, start, (Cause.DEADLINE,), late=True) for reason, start in LATE.items()),
 ]

@@ -1,4 +1,6 @@
-"""A process that looks up what it is told, and reports what that took: seconds, bytes of memory.
+"""A process that looks up what it is told, and reports what that took: time, CPU and memory.
+
+Like the resolver process it has a guard against certificates that cost much.
 
 Memory is the growth of the process's peak (VmHWM in proc_pid_status(5), set back by clear_refs): it
 counts what OpenSSL takes, and what is free again at the end. Python allocates by malloc, and what
@@ -21,6 +23,7 @@ from pathlib import Path
 import urllib3
 
 from stsresolver import Failure, NoPolicy, Policy, Resolver
+from stsresolver.net import certificate_guard
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -46,8 +49,8 @@ class Looker:
 
     def look_up(
         self, what: str, *, dns_port: int = 0, https_port: int = 0, limit: float = 2.0
-    ) -> tuple[Result, float, int]:
-        """Return the result of `what`, the seconds it took and the bytes of memory.
+    ) -> tuple[Result, float, float, int]:
+        """Return the result of `what`, the seconds it took, those of CPU, and the bytes of memory.
 
         `what` is a method of `Resolver`, asked for example.com, or "plain": what urllib3 makes of
         the policy host as it comes, without a bound.
@@ -92,6 +95,7 @@ def _plain(https_port: int) -> str:
 
 def _serve(resolv_conf: str) -> None:
     libc = ctypes.CDLL(None)
+    assert certificate_guard.install()
     while True:
         try:
             what, dns_port, https_port, limit = pickle.load(sys.stdin.buffer)
@@ -104,11 +108,11 @@ def _serve(resolv_conf: str) -> None:
         libc.malloc_trim(0)
         CLEAR_REFS.write_text("5")
         before = _peak()
-        started = time.monotonic()
+        started, used = time.monotonic(), time.process_time()
         look_up = getattr(resolver, what, _plain)
         result = look_up("example.com" if look_up is not _plain else https_port)
-        seconds = time.monotonic() - started
-        pickle.dump((result, seconds, _peak() - before), sys.stdout.buffer)
+        seconds, cpu = time.monotonic() - started, time.process_time() - used
+        pickle.dump((result, seconds, cpu, _peak() - before), sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 
