@@ -2,9 +2,9 @@
 
 Exit statuses: 0 there is a policy (or the known id is still published), 1 there is none, 2 it
 could not be found out, 3 the policy keeps mail from an MX host, 64 for wrong arguments and for an
-`https_proxy` that cannot be used, 66 for a list that cannot be read, 74 and 141 where the result
-cannot be printed (`output`), 78 for a wrong configuration, 130 after an interrupt. With `--file`: 0
-if every line was looked up, else 2.
+`https_proxy` that cannot be used, 66 for a list or CA certificates that cannot be read, 74 and 141
+where the result cannot be printed (`output`), 78 for a wrong configuration, 130 after an interrupt.
+With `--file`: 0 if every line was looked up, else 2.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from .config.keys import load
@@ -30,6 +31,7 @@ from .inspection.judgement import is_weak
 from .inspection.many import Summary, side_by_side, table_line
 from .inspection.progress import progress
 from .inspection.screen import Paint, reply_screen, screen, shown, verdict_line
+from .inspection.smtp import HOST_LIMIT, as_postfix_does
 from .inspection.stored import stored_entries
 from .inspection.target import next_hop_of, parse_target
 from .mta_sts.results import Failure, NoPolicy
@@ -62,6 +64,8 @@ def _run(argv: Sequence[str] | None) -> int:
         parser.error("the following arguments are required: DOMAIN, or --file LIST without one")
     if options.ask is not None:
         return _ask(parser, options)
+    if options.port is not None and not options.probe:
+        parser.error("--port needs --probe")
     if options.zone is not None and options.config is None:
         parser.error("--zone needs --config FILE, or --ask")
     try:
@@ -73,6 +77,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return _refuse(os.EX_USAGE, f"https_proxy in the environment: {error}")
     except ValueError as error:
         return _refuse(os.EX_USAGE, str(error))
+    except OSError as error:
+        return _refuse(os.EX_NOINPUT, f"CA certificates cannot be read: {error.strerror}")
     if target is None:
         return _many(inspector, options)
     known_ids = () if options.known_id is None else (options.known_id,)
@@ -104,6 +110,8 @@ def _arguments() -> Arguments:
     add("--strict", action="store_true", help="end with 3 for warnings as well")
     add("-c", "--config", metavar="FILE", help="look as the daemon of this configuration does")
     add("--zone", metavar="NAME", help="and as its zone of this name, or that of --ask")
+    add("--probe", action="store_true", help="try STARTTLS with the MX hosts, as Postfix does")
+    add("--port", metavar="NUMBER", type=_port, help="at this port (25)")
     add("--file", metavar="LIST", help="look at each domain of a file, - for standard input")
     add("--jobs", metavar="NUMBER", type=_jobs, default=16, help="so many at once (16)")
     add("--ask", metavar="PLACE", type=_place, help="ask the daemon at HOST:PORT or unix:PATH")
@@ -123,6 +131,12 @@ def _jobs(text: str) -> int:
     raise argparse.ArgumentTypeError(f"not a number from 1 to {_MOST_JOBS}: {text!r}")
 
 
+def _port(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 0 < int(text) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"not a number from 1 to 65535: {text!r}")
+
+
 def _place(text: str) -> object:
     try:
         return parse_place(text)
@@ -136,9 +150,12 @@ def _place(text: str) -> object:
 def _inspector(options: argparse.Namespace) -> Inspector:
     """Return what looks as the options say. Raise `ConfigError`, `ProxyError`."""
     timeout = options.timeout
+    probing = None
+    if options.probe:
+        probing = replace(as_postfix_does(), port=options.port, limit=timeout or HOST_LIMIT)
     if options.config is None:
         proxy = from_environment(os.environ)
-        return Inspector(timeout or 4.0, proxy=proxy)
+        return Inspector(timeout or 4.0, proxy=proxy, probing=probing)
     config = load(options.config)
     zone = config.zones.get(options.zone, config.default_zone)
     return Inspector(
@@ -146,6 +163,7 @@ def _inspector(options: argparse.Namespace) -> Inspector:
         proxy=_proxy(config),
         zone=zone,
         stored=stored_entries(config),
+        probing=probing,
     )
 
 
@@ -241,7 +259,7 @@ def _print_line(seen: Inspection, options: argparse.Namespace, paint: Paint) -> 
 
 def _ask(parser: Arguments, options: argparse.Namespace) -> int:
     """Put the question to a daemon, and explain its reply."""
-    for name in ("known_id", "json", "config", "file"):
+    for name in ("known_id", "json", "config", "file", "probe"):
         if getattr(options, name):
             parser.error(f"--ask takes no {'KNOWN_ID' if name == 'known_id' else f'--{name}'}")
     zone = _ASK_ZONE if options.zone is None else options.zone

@@ -33,6 +33,16 @@ def from_fields(fields: Mapping[str, Any]) -> Certificate | None:
     return Certificate(names, _name((_SHORT.get(key, key), text) for key, text in parts), not_after)
 
 
+def common_names(fields: Mapping[str, Any]) -> list[str]:
+    """Return the names that Postfix compares: DNS names, or the common name where there is none.
+
+    `fields`: as for `from_fields`.
+    """
+    names = [name for kind, name in fields.get("subjectAltName", ()) if kind == "DNS"]
+    subject = [part for group in fields.get("subject", ()) for part in group]
+    return names or [text for key, text in subject if key == "commonName"]
+
+
 def from_der(data: bytes) -> Certificate | None:
     """Return the certificate in `data`, None if it, or `cryptography`, cannot be used."""
     try:

@@ -29,6 +29,7 @@ from .findings import Inspection, MailHost, Part, Problem, Severity
 from .judgement import judged
 from .mail_hosts import mail_hosts
 from .recorder import Recorder
+from .smtp import Prober, Probing
 from .target import parse_target
 
 
@@ -39,6 +40,7 @@ class Inspector:
     `zone`: how Postfix is answered.
     `stored`: gives the entry of a domain that a daemon's store holds, or raises `StoreError`; None
     where there is no store.
+    `probing`: how the MX hosts are probed (`smtp.as_postfix_does`); None leaves them alone.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Inspector:
         proxy: Proxy | None = None,
         zone: Zone | None = None,
         stored: Callable[[str], Entry | None] | None = None,
+        probing: Probing | None = None,
     ) -> None:
         self._timeout = timeout
         self._zone = zone or Zone()
@@ -63,7 +66,9 @@ class Inspector:
             proxy=proxy,
         )
         self._name_servers = NameServers(resolv_conf, dns_port)
-        self._connector = Connector(Discovery(timeout, resolv_conf, dns_port), https_port, proxy)
+        discovery = Discovery(timeout, resolv_conf, dns_port)
+        self._connector = Connector(discovery, https_port, proxy)
+        self._prober = None if probing is None else Prober(discovery, probing, self._zone)
 
     def inspect(self, target: str | NextHop, *known_ids: str) -> Inspection:
         """Look at the domain of `target`: a domain, an address, or a next hop (`parse_target`).
@@ -93,6 +98,11 @@ class Inspector:
         in_force = _in_force(result, entry, now)
         if in_force is not None and hosts is not None:
             hosts = [replace(one, pattern=in_force.pattern_of(one.host)) for one in hosts]
+        port = asked.port or "25"
+        if self._prober is not None and hosts:
+            number = self._prober.probing.port_of(port)
+            port = str(number)
+            hosts = self._prober.probe(hosts, in_force, number)
         return judged(
             Inspection(
                 domain,
@@ -101,7 +111,7 @@ class Inspector:
                 policy_host,
                 None if hosts is None else tuple(hosts),
                 mx_failure,
-                asked.port or "25",
+                port,
                 in_force,
                 answer(in_force, domain, self._zone).decode(),
                 entry,

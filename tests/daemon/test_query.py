@@ -161,6 +161,8 @@ def test_timeout(asked, printed):
         ([], "the following arguments are required: DOMAIN"),
         (["--file", "list", "example.com"], "the following arguments are required: DOMAIN"),
         (["--file", "list", "--ask", "a:1"], "--ask takes no --file"),
+        (["--port", "25", "example.com"], "--port needs --probe"),
+        (["--probe", "--port", "0", "example.com"], "argument --port: not a number from 1 to"),
         (["--file", "list", "--jobs", "0"], "argument --jobs: not a number from 1 to 1000: '0'"),
         (["--file", "list", "--jobs", "x"], "argument --jobs: not a number from 1 to 1000: 'x'"),
         (["example.com", "1", "2"], "unrecognized arguments: 2"),
@@ -334,7 +336,7 @@ from stsresolver.inspection.target import parse_target
 from tests.support.inspections import inspection
 
 class Inspector:
-    def __init__(self, timeout, proxy):
+    def __init__(self, timeout, **options):
         pass
 
     def inspect(self, target):
@@ -468,7 +470,7 @@ from stsresolver import query
 from tests.support.inspections import Found, inspection, policy
 
 class Inspector:
-    def __init__(self, timeout, proxy):
+    def __init__(self, timeout, **options):
         pass
 
     def inspect(self, target):

@@ -21,7 +21,7 @@ from stsresolver import Cause, NoPolicy
 from tests.support.inspections import inspection
 
 class Inspector:
-    def __init__(self, timeout, proxy):
+    def __init__(self, timeout, **options):
         pass
 
     def inspect(self, target):
