@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from ..mta_sts.connector import MAX_SOCKETS
 from ..mta_sts.resolver import Resolver
 from ..mta_sts.results import Cause, Failure, Found
 from ..net import certificate_guard
@@ -49,7 +50,7 @@ log = logging.getLogger("stsresolver.lookup.child")
 
 # Bytes of data at most: the interpreter with its modules, and room for lookups.
 _MEMORY = 768 << 20
-# Lookups at once, if the limit of descriptors allows as many: each has one socket.
+# Lookups at once, if the limit of descriptors allows as many.
 _MOST_LOOKUPS = 4096
 # Descriptors kept for other uses, such as a file of certificates.
 _SPARE_DESCRIPTORS = 32
@@ -106,11 +107,11 @@ def main() -> int:
 def most_lookups() -> int:
     """Return how many lookups may be under way; raise the limit of descriptors for them."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_LOOKUPS + _SPARE_DESCRIPTORS
+    most = _MOST_LOOKUPS * MAX_SOCKETS + _SPARE_DESCRIPTORS
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return max(1, most - _SPARE_DESCRIPTORS)
+    return max(1, (most - _SPARE_DESCRIPTORS) // MAX_SOCKETS)
 
 
 class Child:

@@ -1,23 +1,30 @@
 """Connects to a policy host: TCP to one of its addresses, directly or through a proxy.
 
-Addresses come from DNS alone, IPv4 first, and all tries share one deadline. Through a proxy only
-the way differs: what the connection carries stays between us and the policy host.
+Addresses come from DNS alone. Both families are looked up side by side, and the addresses race
+(RFC 8305): one family or address that is broken does not keep us from the policy host. All attempts
+share one deadline. Through a proxy only the way differs: what the connection carries stays between
+us and the policy host.
 """
 
 from __future__ import annotations
 
-from dns.rdatatype import RdataType
+import time
+from collections.abc import Sequence
 
 from ..net.deadline import BoundedSocket, Deadline, connected
+from ..net.happy_eyeballs import MAX_ATTEMPTS, HappyEyeballs
+from ..net.nameservers import NameServerError
 from ..net.proxy import Proxy, goes_through, known_addresses
-from ..net.steps import Steps
+from ..net.steps import SideBySide, Steps
 from ..net.tunnel import TunnelError, open_tunnel
-from .discovery import Discovery, DiscoveryError
+from .discovery import FAMILIES, Discovery
 from .observer import UNOBSERVED, Observer
 from .results import Cause
 
-# Addresses tried of each family; a policy host with more is not better reached.
-_MAX_ADDRESSES = 4
+# Sockets that one lookup has open at once, at most: its attempts, and the question for addresses.
+MAX_SOCKETS = MAX_ATTEMPTS + 1
+# In the place of a family, where the addresses need no lookup.
+_KNOWN = "known"
 # What keeps a connection from a policy host, in the words for a proxy.
 _NO_PROXY_THERE = {
     Cause.ADDRESS: "its address could not be looked up in DNS",
@@ -56,13 +63,13 @@ class Connector:
             connection = yield from self._through(self._proxy, host, deadline)
             observer.connected(str(self._proxy))
             return connection
-        return (yield from self._connected(host, self._port, None, deadline, observer))
+        return (yield from self._race(host, self._port, deadline, observer=observer))
 
     def _through(self, proxy: Proxy, host: str, deadline: Deadline) -> Steps[BoundedSocket]:
         """Connect to `host` through `proxy`, which looks up its name."""
         try:
-            known = known_addresses(proxy) or None
-            connection = yield from self._connected(proxy.host, proxy.port, known, deadline)
+            known = known_addresses(proxy)
+            connection = yield from self._race(proxy.host, proxy.port, deadline, known)
             try:
                 yield from open_tunnel(connection, proxy, host, self._port)
             except BaseException:
@@ -80,41 +87,55 @@ class Connector:
             return connection
         raise FetchError(Cause.PROXY, f"{proxy}: {why}")
 
-    def _connected(
+    def _race(
         self,
         host: str,
         port: int,
-        known: list[list[str]] | None,
         deadline: Deadline,
+        known: Sequence[str] = (),
         observer: Observer = UNOBSERVED,
     ) -> Steps[BoundedSocket]:
-        """Connect to the first address of `host` that answers.
+        """Return the first connection to an address of `host`.
 
-        `known`: its addresses of each family, if DNS is not to be asked. A family that has not been
-        looked up yet gets as much of the time as one address.
+        `known`: its addresses in the order to try them, if DNS is not to be asked.
         """
+        race = HappyEyeballs(*([_KNOWN] if known else FAMILIES))
         refused: list[str] = []
-        for family, rdtype in enumerate((RdataType.A, RdataType.AAAA)):
-            try:
-                if known is not None:
-                    addresses = known[family]
-                else:
-                    addresses = yield from self._discovery.addresses(host, rdtype, deadline)
-                    observer.addresses(addresses)
-            except DiscoveryError as error:
-                # With an address of one family refused, that says more than DNS about the other.
-                if refused:
-                    break
-                raise FetchError(Cause.ADDRESS, str(error)) from error
-            tried = addresses[:_MAX_ADDRESSES]
-            for number, address in enumerate(tried):
-                share = deadline.left() / (len(tried) - number + 1 - family)
-                try:
-                    connection = yield from connected((address, port), share, deadline)
-                    observer.connected(address)
-                    return connection
-                except OSError as error:
-                    refused.append(f"{address}: {error.strerror or error}")
-        if not refused:
-            raise FetchError(Cause.NO_ADDRESS, host)
-        raise FetchError(Cause.CONNECT, ", ".join(refused))
+        not_found: list[str] = []
+
+        def found(family: str, addresses: Sequence[str] | NameServerError) -> None:
+            if isinstance(addresses, NameServerError):
+                not_found.append(f"{family} lookup: {addresses}")
+                addresses = ()
+            else:
+                observer.addresses(addresses)
+            race.found(family, addresses, time.monotonic())
+
+        with SideBySide() as under_way:
+            if known:
+                found(_KNOWN, known)
+            else:
+                under_way.start(host, self._discovery.addresses(host, deadline, found))
+            while not race.over:
+                while (address := race.next(time.monotonic())) is not None:
+                    under_way.start(address, _attempt(address, port, deadline))
+                match (yield from under_way.first(race.wakes)):
+                    case str(address), BoundedSocket() as connection:
+                        observer.connected(address)
+                        return connection
+                    case str(address), OSError() as error:
+                        refused.append(f"{address}: {error.strerror or error}")
+                        race.failed(time.monotonic())
+        if refused:
+            raise FetchError(Cause.CONNECT, ", ".join(refused + not_found))
+        if not_found:
+            raise FetchError(Cause.ADDRESS, ", ".join(not_found))
+        raise FetchError(Cause.NO_ADDRESS, host)
+
+
+def _attempt(address: str, port: int, deadline: Deadline) -> Steps[BoundedSocket | OSError]:
+    """Connect to an address; an error is a result like another."""
+    try:
+        return (yield from connected((address, port), deadline))
+    except OSError as error:
+        return error

@@ -9,9 +9,11 @@ Names are asked as they are: no search list, no /etc/hosts.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import dns.exception
 import dns.name
-import dns.rdatatype
+from dns.rdatatype import RdataType
 
 from ..net.deadline import Deadline
 from ..net.dns_messages import Answer
@@ -21,9 +23,10 @@ from .observer import UNOBSERVED, Observer
 from .record import RecordError, SeveralRecords, domain_id
 from .results import Cause, Failure, NoPolicy
 
-
-class DiscoveryError(Exception):
-    """A DNS lookup failed; the text says how."""
+# The families of addresses, the preferred one first (RFC 8305 §4).
+FAMILIES = ("AAAA", "A")
+# Takes a family, and its addresses or why they could not be looked up.
+FoundAddresses = Callable[[str, Sequence[str] | NameServerError], None]
 
 
 class Discovery:
@@ -41,14 +44,14 @@ class Discovery:
     ) -> Steps[str | NoPolicy | Failure]:
         """Return the id in the MTA-STS record of `domain` (A-labels)."""
         try:
-            name = dns.name.from_text(f"_mta-sts.{domain}.")
+            name = _absolute(f"_mta-sts.{domain}")
         except dns.exception.DNSException:
             return NoPolicy(Cause.NO_RECORD, "its name would be longer than DNS allows")
         try:
-            answer = yield from self._ask(name, dns.rdatatype.TXT, Deadline(self._timeout))
-        except (DiscoveryError, TimeoutError) as error:
+            answer = yield from self._name_servers.ask(name, RdataType.TXT, Deadline(self._timeout))
+        except (NameServerError, TimeoutError) as error:
             return Failure(Cause.DNS, str(error))
-        texts = [b"".join(record.strings) for record in answer.records]
+        texts = [b"".join(strings) for strings in answer.records]
         observer.record(texts)
         try:
             found = domain_id(texts)
@@ -58,24 +61,32 @@ class Discovery:
             return NoPolicy(Cause.BAD_RECORD, str(error))
         return found or NoPolicy(Cause.NO_RECORD, ttl=answer.negative_ttl)
 
-    def addresses(
-        self, host: str, rdtype: dns.rdatatype.RdataType, deadline: Deadline
-    ) -> Steps[list[str]]:
-        """Return the addresses of `host`; `rdtype`: A or AAAA.
+    def addresses(self, host: str, deadline: Deadline, found: FoundAddresses) -> Steps[None]:
+        """Look up the IPv6 and the IPv4 addresses of `host` side by side.
 
-        Raise `DiscoveryError` where DNS fails, `TimeoutError` when the deadline is over.
+        `found` is called for each family as soon as it is known. Raise `TimeoutError` if there is
+        no time at all.
         """
-        try:
-            name = dns.name.from_text(f"{host}.")
-        except dns.exception.DNSException:
-            return []
-        answer = yield from self._ask(name, rdtype, deadline)
-        return [record.address for record in answer.records]
 
-    def _ask(
-        self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType, deadline: Deadline
-    ) -> Steps[Answer]:
+        def done(rdtype: RdataType, answer: Answer | NameServerError) -> None:
+            if isinstance(answer, NameServerError):
+                found(rdtype.name, answer)
+            else:
+                found(rdtype.name, answer.records)
+
         try:
-            return (yield from self._name_servers.ask(name, rdtype, deadline))
-        except NameServerError as error:
-            raise DiscoveryError(str(error)) from error
+            name = _absolute(host)
+        except dns.exception.DNSException:
+            for family in FAMILIES:
+                found(family, [])
+            return
+        rdtypes = [RdataType[family] for family in FAMILIES]
+        yield from self._name_servers.ask_each(name, rdtypes, deadline, done)
+
+
+def _absolute(name: str) -> dns.name.Name:
+    """Return a name as dnspython has it. Raise `dns.exception.DNSException` if it is too long.
+
+    Our names need no unescaping, which is most of what `dns.name.from_text` does.
+    """
+    return dns.name.Name([*name.encode("ascii").split(b"."), b""])

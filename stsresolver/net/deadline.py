@@ -96,21 +96,20 @@ class BoundedSocket:
 
     def _until(self, event: int, otherwise: str) -> Steps[None]:
         self.deadline.left()
-        if not (yield Wait(self._socket.fileno(), event, self.deadline.end)):
+        if not (yield Wait(((self._socket.fileno(), event),), self.deadline.end)):
             raise TimeoutError(otherwise)
 
 
-def connected(address: tuple[str, int], seconds: float, deadline: Deadline) -> Steps[BoundedSocket]:
-    """Return a TCP connection to an IP address and port, made within `seconds`.
+def connected(address: tuple[str, int], deadline: Deadline) -> Steps[BoundedSocket]:
+    """Return a TCP connection to an IP address and port; it and what follows end by `deadline`.
 
-    What comes after ends by `deadline`. Raise `TimeoutError`, or another `OSError`.
+    Raise `TimeoutError`, or another `OSError`.
     """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    connection = BoundedSocket(family, socket.SOCK_STREAM, deadline.within(seconds))
+    connection = BoundedSocket(family, socket.SOCK_STREAM, deadline)
     try:
         yield from connection.connect(address)
     except BaseException:
         connection.close()
         raise
-    connection.deadline = deadline
     return connection

@@ -1,8 +1,9 @@
 """DNS messages: a question as bytes, and bytes as the answer to it (RFC 1035 §4, RFC 6891).
 
-dnspython reads the records of the type in question, and aliases. Its own message class is
-general-purpose and costs more than the rest of a lookup. So of all other records only fields at a
-fixed place are read: the type, and in the zone's SOA for how long "there is none" may be
+dnspython reads names, aliases, and the records of a question for any type but TXT, A and AAAA. Its
+message class, and its classes for the records that each lookup asks for, are general-purpose and
+cost more than the rest of a lookup. So those three are read here. Of all other records only fields
+at a fixed place are read: the type, and in the zone's SOA for how long "there is none" may be
 remembered.
 
 An answer of 64 kilobytes, which any domain may give, can take seconds to compute. An answer with
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -90,7 +92,8 @@ _Read = tuple[dns.name.Name, int, Any]
 class Answer(NamedTuple):
     """What a name server says.
 
-    `records`: of the type in question, at the end of the aliases. `negative_ttl`: how many seconds
+    `records`: of the type in question, at the end of the aliases: addresses as text, TXT as a tuple
+    of strings in bytes, others as dnspython has them. `negative_ttl`: how many seconds
     the zone's SOA lets it be remembered that there are none (RFC 2308 §5), 0 without an SOA.
     `authenticated`: whether the name server has validated it by DNSSEC, in its own words.
     """
@@ -155,8 +158,12 @@ class Question:
                 owner = self._name
                 if not wire.startswith(_NAME_IN_QUESTION, record.name):
                     owner, _ = dns.name.from_wire(wire, record.name)
-                length = record.end - record.data
-                yield owner, rdtype, dns.rdata.from_wire(_IN, rdtype, wire, record.data, length)
+                if read := _READERS.get(rdtype):
+                    data = read(wire[record.data : record.end])
+                else:
+                    length = record.end - record.data
+                    data = dns.rdata.from_wire(_IN, rdtype, wire, record.data, length)
+                yield owner, rdtype, data
 
     def _follow(self, records: list[_Read]) -> list[Any]:
         """Return the data of the records that are asked for, at the end of the aliases."""
@@ -177,7 +184,37 @@ class Question:
 
 def _lower(name: dns.name.Name) -> _Owner:
     """Return a name as a key; dnspython's own hash takes longer than all the rest."""
-    return tuple(label.lower() for label in name.labels)
+    return tuple(map(bytes.lower, name.labels))
+
+
+def _strings(data: bytes) -> tuple[bytes, ...]:
+    """Return the strings of a TXT record, one at least (RFC 1035 §3.3.14). Raise `ValueError`."""
+    strings = []
+    at = 0
+    while at < len(data):
+        begin = at + 1
+        at = begin + data[at]
+        strings.append(data[begin:at])
+    if not data or at > len(data):
+        raise ValueError("a string that is missing or cut short")
+    return tuple(strings)
+
+
+def _ipv4(data: bytes) -> str:
+    """Return the address in an A record (RFC 1035 §3.4.1). Raise `ValueError`."""
+    return str(IPv4Address(data))
+
+
+def _ipv6(data: bytes) -> str:
+    """Return the address in an AAAA record (RFC 3596 §2.2). Raise `ValueError`."""
+    return str(IPv6Address(data))
+
+
+_READERS: dict[int, Callable[[bytes], Any]] = {
+    dns.rdatatype.TXT: _strings,
+    dns.rdatatype.A: _ipv4,
+    dns.rdatatype.AAAA: _ipv6,
+}
 
 
 def _records(wire: bytes, at: int) -> Iterator[_Record]:

@@ -117,16 +117,16 @@ def goes_through(proxy: Proxy, host: str) -> bool:
     return not any(host == name or host.endswith(f".{name}") for name in proxy.no_proxy)
 
 
-def known_addresses(proxy: Proxy) -> list[list[str]]:
-    """Return the IPv4 and the IPv6 addresses of `proxy` if its host is no name to look up."""
+def known_addresses(proxy: Proxy) -> tuple[str, ...]:
+    """Return the addresses of `proxy` if its host is no name to look up, else none."""
     if proxy.host == "localhost":
         # RFC 6761 §6.3; not every name server has it.
-        return [["127.0.0.1"], ["::1"]]
+        return "127.0.0.1", "::1"
     try:
         ipaddress.ip_address(proxy.host)
     except ValueError:
-        return []
-    return [[], [proxy.host]]
+        return ()
+    return (proxy.host,)
 
 
 def _variable(environment: Mapping[str, str], name: str) -> str:

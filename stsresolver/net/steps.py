@@ -1,17 +1,21 @@
 """Network code in steps: it names what it waits for, in place of waiting.
 
 A function that would block is a generator. It yields a `Wait` for each time that it cannot go on
-without the network, and is resumed with whether the event came in time. `run` waits as an ordinary
-thread does, for callers of the library. The resolver process has thousands of such generators under
-way on one thread (`lookup.loop`). Both run the same code.
+without the network, and is resumed with the descriptors whose event came in time. `run` waits as an
+ordinary thread does, for callers of the library. The resolver process has thousands of such
+generators under way on one thread (`lookup.loop`). Both run the same code.
+
+`SideBySide` takes several generators as one, for code that waits for one of several things.
 """
 
 from __future__ import annotations
 
+import math
 import select
 import time
-from collections.abc import Generator
-from typing import NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Collection, Generator, Hashable
+from types import TracebackType
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -20,20 +24,19 @@ _LONGEST = (2**31 - 1) / 1000
 
 
 class Wait(NamedTuple):
-    """What a step waits for.
+    """What a step waits for: the first of its events, or the end of its time.
 
-    `descriptor`: of a socket that stays open meanwhile, and that no other step waits for.
-    `event`: of poll(2).
+    `events`: descriptors, each with an event of poll(2). A descriptor is that of a socket that
+    stays open meanwhile, and that no other step waits for.
     `until`: monotonic seconds.
     """
 
-    descriptor: int
-    event: int
+    events: tuple[tuple[int, int], ...]
     until: float
 
 
-# Resumed with whether the event came before `until`.
-Steps: TypeAlias = Generator[Wait, bool, T]
+# Resumed with the descriptors whose event came before `until`: none if the time is over.
+Steps: TypeAlias = Generator[Wait, Collection[int], T]
 
 
 def run(steps: Steps[T]) -> T:
@@ -42,12 +45,74 @@ def run(steps: Steps[T]) -> T:
         wait = next(steps)
         while True:
             poll = select.poll()
-            poll.register(wait.descriptor, wait.event)
+            for descriptor, event in wait.events:
+                poll.register(descriptor, event)
             # Less than nothing would be for ever.
             seconds = min(max(0.0, wait.until - time.monotonic()), _LONGEST)
-            wait = steps.send(bool(poll.poll(seconds * 1000)))
+            wait = steps.send([descriptor for descriptor, _ in poll.poll(seconds * 1000)])
     except StopIteration as end:
         result: T = end.value
         return result
     finally:
         steps.close()
+
+
+class SideBySide:
+    """Several steps under way within one step, each with a key.
+
+    A context manager: what is still under way at its end is closed.
+    """
+
+    def __init__(self) -> None:
+        # What each waits for, None if it has not begun.
+        self._under_way: dict[Hashable, tuple[Steps[Any], Wait | None]] = {}
+
+    def __enter__(self) -> SideBySide:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for steps, _ in self._under_way.values():
+            steps.close()
+
+    def start(self, key: Hashable, steps: Steps[Any]) -> None:
+        """Have these steps taken too; `key` names them in `first`."""
+        self._under_way[key] = steps, None
+
+    def first(self, until: Callable[[], float] = lambda: math.inf) -> Steps[tuple[Any, Any] | None]:
+        """Return the key and the result of the first that is done, and forget it.
+
+        Return None if none is done by `until()` (monotonic seconds), which is asked after each
+        step. Raises what they raise.
+        """
+        came: Collection[int] = ()
+        while True:
+            now = time.monotonic()
+            for key, (steps, wait) in list(self._under_way.items()):
+                events = None
+                if wait is not None:
+                    events = [descriptor for descriptor, _ in wait.events if descriptor in came]
+                    if not events and now < wait.until:
+                        continue
+                try:
+                    # A generator that was not started takes only None.
+                    self._under_way[key] = steps, steps.send(events)  # type: ignore[arg-type]
+                except StopIteration as end:
+                    del self._under_way[key]
+                    return key, end.value
+            limit = until()
+            if now >= limit:
+                return None
+            came = yield _merged([wait for _, wait in self._under_way.values() if wait], limit)
+
+
+def _merged(waits: list[Wait], until: float) -> Wait:
+    """Return what several steps wait for as one, which ends at `until` or before."""
+    if len(waits) == 1 and waits[0].until <= until:
+        return waits[0]
+    events = tuple(event for wait in waits for event in wait.events)
+    return Wait(events, min((until, *(wait.until for wait in waits))))

@@ -8,22 +8,21 @@ call these.
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-
-from dns.rdatatype import RdataType
+from collections.abc import Callable, Mapping, Sequence
 
 from stsresolver.cache.entry import Entry
 from stsresolver.config import keys
 from stsresolver.config.settings import Config, Zone
 from stsresolver.lookup import messages
 from stsresolver.mta_sts import fetch
-from stsresolver.mta_sts.discovery import Discovery, DiscoveryError
+from stsresolver.mta_sts.discovery import Discovery
+from stsresolver.mta_sts.observer import Observer
 from stsresolver.mta_sts.policy import Policy, PolicyError, parse_policy
 from stsresolver.mta_sts.record import RecordError, domain_id
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.net.deadline import Deadline
-from stsresolver.net.dns_messages import Answer, Question
-from stsresolver.net.nameservers import NameServerError, NameServers
+from stsresolver.net.dns_messages import Truncated
+from stsresolver.net.nameservers import Inquiry, NameServerError, NameServers
 from stsresolver.net.steps import Steps, run
 from stsresolver.socketmap.answer import Answers
 from stsresolver.socketmap.netstring import MAX_REQUEST, NetstringError, cut, encode
@@ -151,14 +150,25 @@ class NoNetwork(NameServers):
         super().__init__("/dev/null", 53)
         self._data = data
 
-    def _over_udp(self, server: str, question: Question, deadline: Deadline) -> Steps[Answer]:
-        answer = question.read(question.wire[:2] + self._data)
-        if answer is None:
-            raise NameServerError("no answer to the question")
-        return answer
+    def _over_udp(
+        self, server: str, inquiries: list[Inquiry], deadline: Deadline
+    ) -> Steps[Inquiry | None]:
+        return next((one for one in inquiries if self._is_truncated(server, one)), None)
         yield
 
-    _over_tcp = _over_udp
+    def _over_tcp(self, server: str, inquiry: Inquiry, deadline: Deadline) -> Steps[None]:
+        if self._is_truncated(server, inquiry):
+            inquiry.fail(server, "an answer cut short over TCP")
+        return
+        yield
+
+    def _is_truncated(self, server: str, inquiry: Inquiry) -> bool:
+        try:
+            if not inquiry.read(server, inquiry.ask(server)[:2] + self._data):
+                inquiry.fail(server, "no answer to the question")
+        except Truncated:
+            return True
+        return False
 
 
 def dns_message(data: bytes) -> None:
@@ -172,12 +182,14 @@ def dns_message(data: bytes) -> None:
         assert isinstance(found, NoPolicy | Failure)
         assert str(found)
         assert getattr(found, "ttl", 0) >= 0
-    try:
-        for rdtype in (RdataType.A, RdataType.AAAA):
-            addresses = run(discovery.addresses("mta-sts.example.com", rdtype, Deadline(4.0)))
+    both: list[Sequence[str] | NameServerError] = []
+    run(discovery.addresses("mta-sts.example.com", Deadline(4.0), lambda _, one: both.append(one)))
+    assert len(both) == 2
+    for addresses in both:
+        if isinstance(addresses, NameServerError):
+            assert str(addresses)
+        else:
             assert all(re.fullmatch("[0-9a-f:.]+", address) for address in addresses)
-    except DiscoveryError as error:
-        assert str(error)
 
 
 class Canned:
@@ -203,7 +215,7 @@ class Fetcher(fetch.Fetcher):
         super().__init__(4.0, Discovery(4.0, "/dev/null", 53), 443)
         self._said = said
 
-    def _get(self, domain: str, deadline: Deadline) -> Steps[bytes]:
+    def _get(self, domain: str, deadline: Deadline, observer: Observer) -> Steps[bytes]:
         return fetch.get_policy(Canned(self._said), f"mta-sts.{domain}")
 
 

@@ -16,6 +16,11 @@ from stsresolver.net.steps import Wait
 LONG = 60.0
 
 
+def waiting(descriptor, event, until):
+    """Wait for one event."""
+    return Wait(((descriptor.fileno(), event),), until)
+
+
 class Place:
     """A loop, the daemon's end of its questions, and the results so far."""
 
@@ -36,7 +41,7 @@ class Place:
         def steps():
             came = []
             for descriptor, event, until in waits:
-                came.append((yield Wait(descriptor.fileno(), event, until)))
+                came.append(bool((yield waiting(descriptor, event, until))))
             return name, came
 
         self.loop.start(steps(), self.done.append)
@@ -102,12 +107,73 @@ def test_an_event_that_came_makes_its_time_limit_void(place):
     place.turns(2)
 
 
+def both(first, second, until):
+    return Wait(((first.fileno(), select.POLLIN), (second.fileno(), select.POLLIN)), until)
+
+
+def test_a_wait_for_several_ends_with_any_of_them(place):
+    (ours, theirs), (other, others) = place.pair(), place.pair()
+
+    def steps():
+        came = [(yield both(ours, other, later()))]
+        theirs.send(b"x")
+        came.append((yield both(ours, other, later())))
+        ours.recv(1)
+        other.recv(1)
+        came.append((yield both(ours, other, later(0.05))))
+        return came
+
+    place.loop.start(steps(), place.done.append)
+    others.send(b"x")
+    place.turns(1)
+    first, second, third = place.done[0]
+    assert (first, sorted(second), list(third)) == (
+        [other.fileno()],
+        sorted([ours.fileno(), other.fileno()]),
+        [],
+    )
+
+
+def test_what_a_lookup_no_longer_waits_for_does_not_wake_it(place):
+    (ours, theirs), (other, _) = place.pair(), place.pair()
+
+    def steps():
+        yield both(ours, other, later())
+        theirs.send(b"x")
+        return (yield waiting(other, select.POLLIN, later(0.1)))
+
+    place.loop.start(steps(), place.done.append)
+    theirs.send(b"x")
+    place.turns(1)
+    assert list(place.done[0]) == []
+
+
+def test_an_event_of_a_descriptor_that_has_another_lookup_now(place):
+    """Both events come in one turn; after the first the second's number belongs to a new socket."""
+
+    def steps():
+        first, second = socket.socketpair(), socket.socketpair()
+        for pair in first, second:
+            pair[1].send(b"x")
+        yield both(first[0], second[0], later())
+        numbers = {first[0].fileno(), second[0].fileno()}
+        for end in *first, *second:
+            end.close()
+        silent = [place.pair() for _ in range(2)]
+        assert numbers & {end.fileno() for pair in silent for end in pair}
+        return (yield both(silent[0][0], silent[1][0], later(0.1)))
+
+    place.loop.start(steps(), place.done.append)
+    place.turns(1)
+    assert list(place.done[0]) == []
+
+
 def test_a_descriptor_may_be_closed_and_another_have_its_number(place):
     def steps():
         for _ in range(3):
-            one, other = socket.socketpair()
-            with one, other:
-                yield Wait(one.fileno(), select.POLLOUT, later())
+            pair = socket.socketpair()
+            with pair[0], pair[1]:
+                yield waiting(pair[0], select.POLLOUT, later())
         return "done"
 
     place.loop.start(steps(), place.done.append)
@@ -126,7 +192,7 @@ def test_running_lookups_go_on_before_a_question_is_taken(place, monkeypatch):
     theirs.send(b"x")
 
     def computes():
-        yield Wait(ours.fileno(), select.POLLIN, later())
+        yield waiting(ours, select.POLLIN, later())
         end = time.monotonic() + 2 * loop.QUICK
         while time.monotonic() < end:
             pass
@@ -157,7 +223,7 @@ def test_but_not_for_long(place, monkeypatch):
 
     def dribble():
         while True:
-            yield Wait(ours.fileno(), select.POLLIN, later())
+            yield waiting(ours, select.POLLIN, later())
 
     place.loop.start(dribble(), place.done.append)
     place.daemon.send(b"question")
@@ -179,6 +245,19 @@ def test_with_as_many_lookups_as_may_be_questions_wait():
         one.close()
 
 
+def test_lookups_are_counted_and_not_what_they_wait_for():
+    place = Place(most=2)
+
+    def steps():
+        yield both(place.pair()[0], place.pair()[0], later())
+
+    place.loop.start(steps(), place.done.append)
+    place.daemon.send(b"question")
+    assert place.loop.turn()
+    for end in place.sockets:
+        end.close()
+
+
 @pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device")])
 def test_where_the_system_cannot_wait_the_lookup_fails_alone(place, error):
     class Poll:
@@ -190,7 +269,7 @@ def test_where_the_system_cannot_wait_the_lookup_fails_alone(place, error):
 
     def steps():
         try:
-            yield Wait(place.pair()[0].fileno(), select.POLLIN, later())
+            yield waiting(place.pair()[0], select.POLLIN, later())
         except OSError as reason:
             failed.append(str(reason))
         return "failed"

@@ -641,15 +641,6 @@ def test_alias_keeps_the_name(world, zone):
 
 
 @pytest.mark.requirement("HTTPS-18")
-def test_ipv6_is_not_asked_for_while_ipv4_works(world, zone):
-    zone["mta-sts.example.com AAAA"] = no_answer
-    asked = world.dns.asked("mta-sts.example.com", "AAAA")
-    with world.host(page()) as host:
-        check(world.fetch(host), [])
-    assert world.dns.asked("mta-sts.example.com", "AAAA") == asked
-
-
-@pytest.mark.requirement("HTTPS-18")
 def test_refused(world):
     with world.host(page()) as host:
         pass
@@ -715,24 +706,6 @@ def test_only_ipv6(world, zone):
     zone["mta-sts.example.com AAAA"] = addresses("::1")
     with world.host(page(), "::1") as host:
         check(world.fetch(host), [])
-
-
-@pytest.mark.requirement("HTTPS-18")
-@needs_ipv6
-def test_ipv4_refused_then_ipv6(world, zone):
-    zone["mta-sts.example.com A"] = addresses("127.0.0.3")
-    zone["mta-sts.example.com AAAA"] = addresses("::1")
-    with world.host(page(), "::1") as host:
-        check(world.fetch(host), [])
-
-
-@pytest.mark.requirement("HTTP-8")
-@needs_ipv6
-def test_ipv4_black_hole_then_ipv6(world, zone):
-    zone["mta-sts.example.com A"] = addresses("127.0.0.3")
-    zone["mta-sts.example.com AAAA"] = addresses("::1")
-    with world.host(page(), "::1") as host, BlackHole("127.0.0.3", host.port):
-        check(world.fetch(host, SLOW), [])
 
 
 # What stays behind

@@ -37,7 +37,7 @@ def handshake(authority) -> Iterator[Handshake]:
     def make(
         server: Listener, context: ssl.SSLContext | None = None, *, most: int = MOST
     ) -> BoundedTls:
-        connection = run(connected(("127.0.0.1", server.port), LONG, Deadline(LONG)))
+        connection = run(connected(("127.0.0.1", server.port), Deadline(LONG)))
         opened.append(connection)
         tls = BoundedTls(connection, context or CaStore().context(), HOST, most)
         run(tls.handshake())

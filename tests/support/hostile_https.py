@@ -357,12 +357,13 @@ class BlackHole:
     """
 
     def __init__(self, address: str, port: int):
-        self._listener = socket.create_server((address, port), backlog=0)
+        self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._listener = socket.create_server((address, port), family=self._family, backlog=0)
         self._fillers: list[socket.socket] = []
 
     def __enter__(self) -> BlackHole:
         for _ in range(16):
-            filler = socket.socket()
+            filler = socket.socket(self._family)
             self._fillers.append(filler)
             filler.settimeout(0.1)
             try:
