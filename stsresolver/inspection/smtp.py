@@ -17,14 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from dns.rdatatype import RdataType
-
 from ..config.settings import Zone
 from ..doctor.postconf import PostconfError, Version, read
-from ..mta_sts.discovery import Discovery, DiscoveryError
+from ..mta_sts.discovery import Discovery
 from ..mta_sts.policy import Policy
 from ..net.deadline import BoundedSocket, Deadline, connected
 from ..net.domain_names import is_host_name
+from ..net.nameservers import NameServerError
 from ..net.steps import Steps, run
 from ..net.tls import BoundedTls
 from .certificate import common_names, from_der, from_fields, is_named
@@ -179,18 +178,24 @@ class Prober:
         """Connect to the first address that answers."""
         made.reason = "DNS"
         refused: list[str] = []
-        for rdtype in (RdataType.A, RdataType.AAAA):
-            try:
-                found = yield from self._discovery.addresses(host, rdtype, deadline)
-            except (DiscoveryError, TimeoutError) as error:
-                refused.append(f"its address could not be looked up: {error}")
+        both: dict[str, Sequence[str] | NameServerError] = {}
+        try:
+            yield from self._discovery.addresses(host, deadline, both.__setitem__)
+        except TimeoutError as error:
+            refused.append(f"its address could not be looked up: {error}")
+        for _, found in sorted(both.items()):
+            if isinstance(found, NameServerError):
+                refused.append(f"its address could not be looked up: {found}")
                 continue
             for address in found[:_MAX_ADDRESSES]:
                 try:
-                    connection = yield from connected((address, port), _CONNECT_LIMIT, deadline)
+                    connection = yield from connected(
+                        (address, port), deadline.within(_CONNECT_LIMIT)
+                    )
                 except OSError as error:
                     refused.append(f"no connection to {address}: {error.strerror or error}")
                     continue
+                connection.deadline = deadline
                 made.connected = True
                 made.address = address
                 return connection
@@ -203,9 +208,7 @@ class Prober:
         context.verify_mode = ssl.CERT_NONE
         deadline = Deadline(self.probing.limit)
         try:
-            with (
-                yield from connected((address or "", port), deadline.left(), deadline)
-            ) as connection:
+            with (yield from connected((address or "", port), deadline)) as connection:
                 yield from _until_tls(connection, _Progress())
                 name = host if self._zone.require_sni else None
                 tls = BoundedTls(connection, context, name, MAX_HANDSHAKE)
