@@ -30,6 +30,9 @@ NAMES = (
     "smtp_tls_security_level",
     "smtp_tlsrpt_enable",
     "smtp_use_tls",
+    "smtpd_tls_CAfile",
+    "smtpd_tls_cert_file",
+    "smtpd_tls_chain_files",
     "tls_append_default_CA",
 )
 # Where Debian and others have it, for a PATH without the programs of root.

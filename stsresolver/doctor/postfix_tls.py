@@ -20,6 +20,11 @@ SERVERNAME: Version = (3, 4, 0)
 TLSRPT: Version = (3, 10, 0)
 NARROW: Version = (3, 10, 5)
 
+# Fewer CA certificates than these serve another purpose: a list of the public CAs has over 100.
+FEW = 10
+# Where Postfix's own server has its certificates, and those that it verifies clients against.
+_SERVER = ("smtpd_tls_cert_file", "smtpd_tls_chain_files", "smtpd_tls_CAfile")
+
 _BUNDLE = "set smtp_tls_CAfile = /etc/ssl/certs/ca-certificates.crt"
 _UNVERIFIED = "no certificate is valid, and all mail to domains with a policy waits"
 
@@ -32,6 +37,9 @@ def authorities(clients: tuple[Client, ...]) -> Iterator[tuple[Client, Finding]]
 
 def _authorities(client: Client) -> Finding:
     file, directory = client["smtp_tls_CAfile"], client["smtp_tls_CApath"]
+    appended = client["tls_append_default_CA"] == "yes"
+    places: list[str] = []
+    count = 0
     if file:
         # Read before smtp(8) is chrooted.
         try:
@@ -39,20 +47,40 @@ def _authorities(client: Client) -> Finding:
             context.load_verify_locations(file)
         except OSError as error:
             return problem(f"smtp_tls_CAfile = {file} cannot be read: {error}", _BUNDLE)
-        return fine(f"smtp_tls_CAfile = {file}, {context.cert_store_stats()['x509_ca']} in it")
+        count += context.cert_store_stats()["x509_ca"]
+        places.append(f"smtp_tls_CAfile = {file}{_of_the_server(client, file)}")
     if directory:
         seen = directory
+        inside = ""
         if client.chroot:
             seen = os.path.normpath(client["queue_directory"] + "/" + directory)
-        if count := hashed_certificates(seen):
-            return fine(f"smtp_tls_CApath = {directory}, {count} in it")
-        inside = f", which is {seen} for the chrooted smtp" if client.chroot else ""
-        return problem(
-            f"smtp_tls_CApath = {directory}{inside}: no certificate in it; {_UNVERIFIED}", _BUNDLE
+            inside = f", which is {seen} for the chrooted smtp"
+        count += hashed_certificates(seen)
+        places.append(f"smtp_tls_CApath = {directory}{inside}")
+    if appended:
+        places.append("tls_append_default_CA = yes, those of the system")
+    if not places:
+        return problem(f"smtp_tls_CAfile and smtp_tls_CApath are empty: {_UNVERIFIED}", _BUNDLE)
+    text = " and ".join(places)
+    if appended:
+        return fine(text)
+    if not count:
+        return problem(f"{text}: no CA certificate in it; {_UNVERIFIED}", _BUNDLE)
+    if count < FEW:
+        return warning(
+            f"{text}: only {count} in it; mail to a domain with a policy waits if another CA signed"
+            " the certificate of its MX host",
+            _BUNDLE,
         )
-    if client["tls_append_default_CA"] == "yes":
-        return fine("tls_append_default_CA = yes, those of the system")
-    return problem(f"smtp_tls_CAfile and smtp_tls_CApath are empty: {_UNVERIFIED}", _BUNDLE)
+    return fine(f"{text}, {count} in it")
+
+
+def _of_the_server(client: Client, file: str) -> str:
+    """Say which setting of Postfix's server names the same file, if one does."""
+    for name in _SERVER:
+        if file in client[name].replace(",", " ").split():
+            return f", which is the server's own ({name})"
+    return ""
 
 
 def level(clients: tuple[Client, ...]) -> Iterator[tuple[Client, Finding]]:

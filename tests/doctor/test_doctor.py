@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import socket
@@ -16,12 +17,16 @@ import dns.flags
 import dns.message
 import dns.rrset
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from stsresolver import daemon
 from stsresolver.config.keys import Config, InternalCache, Proxy, SqliteCache, Zone
 from stsresolver.doctor import examination, file_access, host, policy_maps, postfix_tls
 from stsresolver.doctor.finding import Level, fine, problem, warning
 from stsresolver.doctor.postconf import Client, PostconfError, Postfix, parse, read, version
+from stsresolver.doctor.postfix_tls import FEW
 from tests.support.authority import Authority
 from tests.support.hostile_dns import NameServer, code, silence
 from tests.support.redis_caches import redis_cache
@@ -306,33 +311,78 @@ def bundle(tmp_path):
     return str(Authority(tmp_path).bundle)
 
 
-def hashed(directory):
+def hashed(directory, count=1):
     directory.mkdir(parents=True)
-    (directory / "0a1b2c3d.0").write_text("")
+    for number in range(count):
+        (directory / f"0a1b2c3d.{number}").write_text("")
     return str(directory)
 
 
-def test_certificates_of_postfix(tmp_path, bundle):
-    full = hashed(tmp_path / "certs")
-    hashed(tmp_path / "queue" / "inside")
+def several(directory, count):
+    """Return a file with so many CA certificates."""
+    file = directory / f"{count}.pem"
+    file.write_bytes(b"".join(Authority(directory).bundle.read_bytes() for _ in range(count)))
+    return str(file)
+
+
+def of_a_server(directory):
+    """Return a file with the certificate of a server, which cannot sign others."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mail.example.com")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = directory / "server.pem"
+    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return str(file)
+
+
+def test_certificates_of_postfix(tmp_path):
+    enough, few = several(tmp_path, FEW), several(tmp_path, FEW - 1)
+    server = of_a_server(tmp_path)
+    full = hashed(tmp_path / "certs", FEW)
+    some = hashed(tmp_path / "some", FEW - 1)
+    hashed(tmp_path / "queue" / "inside", FEW)
     (tmp_path / "empty").mkdir()
     table = [
-        ({"smtp_tls_CAfile": bundle}, False, OK, "1 in it"),
-        ({"smtp_tls_CAfile": bundle, "smtp_tls_CApath": "/none"}, False, OK, "one will do"),
-        ({"smtp_tls_CAfile": bundle}, True, OK, "it is read before the chroot"),
-        ({"smtp_tls_CAfile": "/none"}, False, PROBLEM, "there is none"),
-        ({"smtp_tls_CAfile": __file__}, False, PROBLEM, "no certificate in it"),
-        ({"smtp_tls_CApath": full}, False, OK, "a directory"),
-        ({"smtp_tls_CApath": full}, True, PROBLEM, "which is not in the chroot"),
-        ({"smtp_tls_CApath": "/inside"}, True, OK, "which is in the chroot"),
-        ({"smtp_tls_CApath": str(tmp_path / "empty")}, False, PROBLEM, "an empty directory"),
-        ({"tls_append_default_CA": "yes"}, False, OK, "those of the system"),
-        ({"tls_append_default_CA": "no"}, False, PROBLEM, "nothing"),
+        ({"smtp_tls_CAfile": enough}, False, OK, f"{FEW} in it", "enough"),
+        ({"smtp_tls_CAfile": enough, "smtp_tls_CApath": "/none"}, False, OK, "", "one will do"),
+        ({"smtp_tls_CAfile": enough}, True, OK, "", "it is read before the chroot"),
+        ({"smtp_tls_CAfile": few}, False, WARNING, f"only {FEW - 1} in it", "a handful"),
+        ({"smtp_tls_CAfile": server}, False, PROBLEM, "no CA", "it cannot sign"),
+        (
+            {"smtp_tls_CAfile": server, "smtpd_tls_cert_file": server},
+            *(False, PROBLEM, "the server's own (smtpd_tls_cert_file)", "the server's own"),
+        ),
+        (
+            {"smtp_tls_CAfile": few, "smtpd_tls_CAfile": few},
+            *(False, WARNING, "the server's own (smtpd_tls_CAfile)", "$smtpd_tls_CAfile"),
+        ),
+        (
+            {"smtp_tls_CAfile": few, "smtpd_tls_chain_files": f"/key, {few}"},
+            *(False, WARNING, "the server's own (smtpd_tls_chain_files)", "one of several"),
+        ),
+        ({"smtp_tls_CAfile": enough, "smtpd_tls_CAfile": enough}, False, OK, "", "a whole list"),
+        ({"smtp_tls_CAfile": few, "smtp_tls_CApath": full}, False, OK, "", "both together"),
+        ({"smtp_tls_CAfile": server, "tls_append_default_CA": "yes"}, False, OK, "system", "both"),
+        ({"smtp_tls_CAfile": "/none"}, False, PROBLEM, "cannot be read", "there is none"),
+        ({"smtp_tls_CAfile": __file__}, False, PROBLEM, "", "no certificate in it"),
+        ({"smtp_tls_CApath": full}, False, OK, f"{FEW} in it", "a directory"),
+        ({"smtp_tls_CApath": some}, False, WARNING, f"only {FEW - 1}", "a directory with few"),
+        ({"smtp_tls_CApath": full}, True, PROBLEM, "chrooted", "which is not in the chroot"),
+        ({"smtp_tls_CApath": "/inside"}, True, OK, "", "which is in the chroot"),
+        ({"smtp_tls_CApath": str(tmp_path / "empty")}, False, PROBLEM, "", "an empty directory"),
+        ({"tls_append_default_CA": "yes"}, False, OK, "of the system", "those of the system"),
+        ({"tls_append_default_CA": "no"}, False, PROBLEM, "are empty", "nothing"),
     ]
     queue = str(tmp_path / "queue")
-    for settings, chroot, level, why in table:
+    for settings, chroot, level, text, why in table:
         one = client(chroot=chroot, queue_directory=queue, **settings)
-        assert the_one(postfix_tls.authorities((one,))).level is level, why
+        found = the_one(postfix_tls.authorities((one,)))
+        assert (found.level, text in found.text) == (level, True), (why, found)
 
 
 # Who may

@@ -46,6 +46,7 @@ def configure(tmp_path):
     def configure(main="", master=MASTER):
         (tmp_path / "main.cf").write_text(MAIN.format(bundle=bundle) + main)
         (tmp_path / "master.cf").write_text(master)
+        (tmp_path / "own.pem").write_bytes(bundle.read_bytes())
         return str(tmp_path)
 
     return configure
@@ -94,6 +95,8 @@ CASES = [
      "CA certificates", Level.OK, "of the system", "Postfix's other way"),
     ("smtp_tls_CAfile =\nsmtp_tls_CApath = /etc/ssl/certs\nqueue_directory = /nowhere", Config(),
      "CA certificates", Level.PROBLEM, "/nowhere/etc/ssl/certs", "not in the chroot"),
+    ("smtpd_tls_CAfile = $config_directory/own.pem\nsmtp_tls_CAfile = $smtpd_tls_CAfile", Config(),
+     "CA certificates", Level.WARNING, "the server's own (smtpd_tls_CAfile)", "a file of its own"),
     ("mail_version = 3.3.0", Config(), "version", Level.PROBLEM, "servername", "no SNI yet"),
     ("mail_version = 3.10.5", Config(), "version", Level.WARNING, "3.10.5", "tlsrpt narrows"),
     ("mail_version = 3.9.0", Config(default_zone=Zone(tlsrpt=True)), "version", Level.PROBLEM,
@@ -162,7 +165,7 @@ def test_beside_the_daemon_and_its_postfix(lab):
         f"OK       Postfix, policy maps: smtp, relay: smtp_tls_policy_maps asks the daemon,"
         f" {SOCKETMAP}",
         f"OK       Postfix, zone: strict: strict answers {SOCKETMAP[:-7]}strict",
-        "OK       Postfix, CA certificates: ",
+        "warning  Postfix, CA certificates: ",
         f"{tlsrpt:<8} Postfix, version: tlsrpt, reuse: Postfix ",
         "warning  Postfix, policy maps: unix: ",
     ):
