@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -76,8 +77,16 @@ def test_host_name_is_every_address_it_has(tcp):
     assert all(connects(one) for one in listeners)
 
 
+def test_a_star_is_every_address_of_both_families(tcp):
+    listeners = tcp("*")
+    assert {one.family for one in listeners} == {socket.AF_INET, socket.AF_INET6}
+    assert all(connects(one) for one in listeners)
+
+
 def test_ipv6_leaves_ipv4_to_others(tcp):
     [six] = tcp("::")
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", six.getsockname()[1])) == errno.ECONNREFUSED
     assert tcp("0.0.0.0", six.getsockname()[1])
 
 
