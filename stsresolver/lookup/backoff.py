@@ -20,11 +20,8 @@ class Backoff:
 
     pause: float = 0.0
 
-    def after(self, lived: float, *, replaced: bool) -> Backoff:
-        """Return the back-off after a process that lived for `lived` seconds.
-
-        `replaced`: whether it ended because a reload replaced it.
-        """
-        if replaced or lived > WELL:
+    def after(self, lived: float) -> Backoff:
+        """Return the back-off after a process that lived for `lived` seconds."""
+        if lived > WELL:
             return Backoff()
         return Backoff(min(max(FIRST, 2 * self.pause), LONGEST))

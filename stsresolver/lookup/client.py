@@ -28,7 +28,7 @@ class Asked(Protocol):
         timeout: float,
         known_ids: tuple[str, ...],
         done: Callable[[Result], None],
-    ) -> None:
+    ) -> object:
         """Call `done` once with the result of a lookup, on any thread."""
 
 

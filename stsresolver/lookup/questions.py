@@ -10,16 +10,27 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from .messages import MAX_MESSAGE, Result, write
 
-# A question is asked once more if the process ends before it answers.
-_TRIES = 2
 # Messages in a packet at most: between two packets, the process goes on with running lookups.
 _BATCH = 64
+# Seconds within which a question counts as sent when it was asked.
+_AT_ONCE = 0.1
 
 Done = Callable[[Result], None]
+
+
+class Wanted(NamedTuple):
+    """A lookup that somebody waits for. The fields are the arguments of `ResolverProcess.ask`."""
+
+    what: str
+    domain: str
+    timeout: float
+    known_ids: tuple[str, ...]
+    done: Done
 
 
 @dataclass(slots=True)
@@ -27,18 +38,18 @@ class Question:
     """A question under way.
 
     `number`: by which its result is recognised.
+    `wanted`: what was asked.
     `message`: the message to send.
     `seconds`: its time limit, for each try.
-    `done`: to be called with the result.
-    `asked`: when the try began (monotonic).
+    `asked`: when the try began (monotonic): when it was asked, or sent later.
     `sent`: whether the message was sent to the present process.
     `tries`: how many processes got it and ended without an answer.
     """
 
     number: int
+    wanted: Wanted
     message: bytes
     seconds: float
-    done: Done = field(repr=False)
     asked: float = 0.0
     sent: bool = False
     tries: int = 0
@@ -50,9 +61,10 @@ class Question:
 
 
 class Questions:
-    """The questions of one process, by number."""
+    """The questions of one process, by number. `tries`: how often each may be sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, tries: int) -> None:
+        self._tries = tries
         self._last = 0
         self._under_way: dict[int, Question] = {}
         self._unsent: deque[Question] = deque()
@@ -67,14 +79,12 @@ class Questions:
         """Whether a question waits to be sent."""
         return bool(self._unsent)
 
-    def add(
-        self, what: str, domain: str, timeout: float, known_ids: tuple[str, ...],
-        seconds: float, done: Done, now: float,
-    ) -> None:  # fmt: skip
+    def add(self, wanted: Wanted, seconds: float, now: float) -> None:
         """Add a question, to be sent. `seconds`: its time limit."""
         self._last += 1
+        what, domain, timeout, known_ids, _ = wanted
         message = write(self._last, what, domain, timeout, *known_ids)
-        self._begin(Question(self._last, message, seconds, done), now)
+        self._begin(Question(self._last, wanted, message, seconds), now)
 
     def packet(self) -> tuple[bytes, list[Question]]:
         """Return the next packet to send, and the questions in it."""
@@ -87,11 +97,14 @@ class Questions:
             batch.append(question)
         return b"\n".join(question.message for question in batch), batch
 
-    def sent(self, batch: list[Question]) -> None:
-        """Note that a packet was sent."""
+    def sent(self, batch: list[Question], now: float) -> None:
+        """Note that a packet was sent. The time of questions that had to wait begins anew."""
         for question in batch:
             question.sent = True
             self._unsent.popleft()
+            if now > question.asked + _AT_ONCE:
+                question.asked = now
+                heapq.heappush(self._ends, (question.end, question.number))
 
     def answered(self, number: int) -> Question | None:
         """Take out the question with a number; None if it is not under way."""
@@ -122,15 +135,25 @@ class Questions:
             self.answered(question.number)
         return found
 
-    def lost(self, now: float) -> list[Question]:
-        """Note that the process ended: take out the questions that had their tries.
+    def take_unsent(self) -> list[Question]:
+        """Take out the questions that were not sent yet."""
+        found = list(self._unsent)
+        for question in found:
+            self.answered(question.number)
+        return found
 
-        The others are to be sent to the next process, with their whole time.
+    def lost(self, now: float) -> tuple[frozenset[str], list[Question]]:
+        """Note that the process ended. Take out the questions that had their tries.
+
+        Return the domains that were under way, and these questions. The others are to be sent to
+        the next process, with their whole time.
         """
-        over = []
+        under_way, over = set(), []
         for question in list(self._under_way.values()):
             question.tries += question.sent
-            if question.tries >= _TRIES:
+            if question.sent:
+                under_way.add(question.wanted.domain)
+            if question.tries >= self._tries:
                 self.answered(question.number)
                 over.append(question)
             elif question.sent:
@@ -139,7 +162,7 @@ class Questions:
             else:
                 question.asked = now
                 heapq.heappush(self._ends, (question.end, question.number))
-        return over
+        return frozenset(under_way), over
 
     def _begin(self, question: Question, now: float) -> None:
         question.asked = now

@@ -2,40 +2,32 @@
 
 Lookups compute, and threads that compute take the GIL from the serving thread. So a child process
 makes them (`child`). That also keeps what strangers send away from the caches, the sockets and the
-daemon's memory. The child may be replaced at any time. The questions that it had not answered are
-asked once more of the next one.
+daemon's memory. When the child ends, another follows it after a pause (`backoff`). It is asked once
+more what was not answered. `resolver_process` draws the states of a child.
 
-    LOADING ---- its first message ----> READY
-       |                                   |
-       +--- another is to follow it -------+---> REPLACED ---> its end, and the next start
-       |                                   |                       ^
-       +--- silent past its time limit ----+---> KILLED -----------+ after a pause (`backoff`)
+With other settings another `ResolverProcess` takes over (`pool`). This one drains: it takes no more
+questions, and ends when those that its child has are answered or past their time limits.
 
 Every failure of a lookup is a result, as from `Resolver`. No method raises for it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import enum
 import logging
 import math
 import os
 import select
-import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
 from ..mta_sts.results import Cause, Failure
 from ..version import __version__
 from .backoff import Backoff
 from .client import LookupClient
-from .messages import HELLO, MAX_LINE, MAX_MESSAGE, RESOLVE, Result, read, read_result, write
-from .program import spawn
-from .questions import Done, Question, Questions
+from .messages import MAX_LINE, MAX_MESSAGE, RESOLVE, Result, read, read_result
+from .questions import Done, Question, Questions, Wanted
+from .resolver_process import Process, State, cpu_seconds, start
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +35,14 @@ log = logging.getLogger(__name__)
 _SLACK = 3.0
 # Seconds that a process may take to start.
 _START = 30.0
-# Seconds that it may take to end by itself, before it is killed.
-_END = 1.0
 # Seconds for which its socket may stay full.
 _FULL = 1.0
 # Seconds for which a question waits while no process runs.
 _WAIT = 2.0
 # Seconds without a question after which the listening thread has to be woken for the next one.
 _LULL = 1.0
-# Clock ticks a second, in which the kernel counts CPU time (proc(5)).
-_TICKS = os.sysconf("SC_CLK_TCK")
+# Why a lookup fails while no process runs.
+_NONE = "no such process is running"
 # The log levels that the process may use.
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
@@ -61,72 +51,41 @@ class StartError(Exception):
     """The process cannot be started; the text says why."""
 
 
-class State(enum.Enum):
-    """The state of a process between its start and its end."""
-
-    LOADING = "loading"
-    READY = "ready"
-    REPLACED = "replaced"
-    KILLED = "killed"
-
-
-# Which states may follow each, as drawn above. Nothing follows the last two.
-_NEXT = {
-    State.LOADING: (State.READY, State.REPLACED, State.KILLED),
-    State.READY: (State.REPLACED, State.KILLED),
-    State.REPLACED: (),
-    State.KILLED: (),
-}
-
-
-@dataclass(slots=True)
-class _Child:
-    """One process, and the daemon's end of the socket to it.
-
-    `heard`: when its last message came (monotonic).
-    `greeted`: whether its first message came.
-    `full`: since when its socket is full (monotonic), None while it is not.
-    """
-
-    process: subprocess.Popen[bytes]
-    socket: socket.socket
-    heard: float
-    state: State = State.LOADING
-    greeted: bool = False
-    full: float | None = None
-
-    def become(self, state: State) -> bool:
-        """Enter a state if the present one allows it; return whether it does.
-
-        The caller holds the lock: the listening thread and a reload both change states.
-        """
-        if state not in _NEXT[self.state]:
-            return False
-        self.state = state
-        return True
+# What is told of a process that was ready and died: the domains that it was looking up, and the
+# questions that are not asked of the next one because they had their tries.
+Died = Callable[[frozenset[str], list[Wanted]], None]
 
 
 class ResolverProcess:
     """Keeps one resolver process running, and asks it.
 
     `resolver`: the arguments of `Resolver` except the timeout, as values of JSON.
+    `died`: called for each death on the listening thread. By default the questions fail.
+    `tries`: of how many processes a question is asked that end before they answer.
     `losses`: how often the process ended by itself, was killed, or could not be started.
 
     `start` returns before the process is ready. `close` ends it. Each method may be called on any
     thread, and `close` on any but the listening thread, in which `done` is called.
     """
 
-    def __init__(self, resolver: Mapping[str, object]) -> None:
+    def __init__(
+        self, resolver: Mapping[str, object], died: Died | None = None, tries: int = 2
+    ) -> None:
         self.losses = 0
         self._resolver = dict(resolver)
+        self._died = died or _give_up
         # Guards the attributes below, and each send: the socket is not closed during one.
         self._lock = threading.Lock()
-        self._questions = Questions()
-        self._child: _Child | None = None
+        self._questions = Questions(tries)
+        self._child: Process | None = None
         self._bell: int | None = None
         # When the listening thread wakes without the bell (monotonic).
         self._wakes = 0.0
         self._closed = False
+        self._drains = False
+        # When a process was last ready (monotonic).
+        self._last_ready = -math.inf
+        self._persists = True
         # Set after the first try to start. `_refused`: why that try failed.
         self._tried = threading.Event()
         self._refused: OSError | None = None
@@ -136,27 +95,35 @@ class ResolverProcess:
         """Return a client whose lookups have a time limit, in seconds."""
         return LookupClient(self, timeout)
 
-    def start(self) -> None:
-        """Start the process. Raise `StartError` if it cannot be started."""
+    def start(self, *, persist: bool = True) -> None:
+        """Start the process. Raise `StartError` if there is no thread for that.
+
+        `persist`: try until it starts. Otherwise raise `StartError` if the first try fails.
+        """
+        self._persists = persist
         try:
             self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._thread.start()
         except (OSError, RuntimeError) as error:
             self._unhang_bell()
             raise StartError(f"the resolver process cannot be started: {error}") from error
+        if persist:
+            return
         self._tried.wait(_START)
         if self._refused is not None:
             self.close()
             raise StartError(f"the resolver process cannot be started: {self._refused}")
 
-    def change(self, resolver: Mapping[str, object]) -> None:
-        """Replace the process if the arguments differ. Lookups under way are asked once more."""
+    def drain(self) -> list[Wanted]:
+        """End the process when it has answered what it was sent; return the other questions."""
         with self._lock:
-            child = self._child
-            differ = self._resolver != resolver
-            if differ and child is not None and child.become(State.REPLACED):
-                child.socket.shutdown(socket.SHUT_RDWR)
-            self._resolver = dict(resolver)
+            self._drains = True
+            self._ring()
+            return [question.wanted for question in self._questions.take_unsent()]
+
+    def join(self) -> None:
+        """Wait until it has drained or was closed."""
+        self._thread.join()
 
     def close(self) -> None:
         """End the process. Lookups under way, and later ones, end as failures."""
@@ -179,15 +146,19 @@ class ResolverProcess:
         return child is not None and child.state is State.READY
 
     @property
+    def last_ready(self) -> float:
+        """When a process took questions last (monotonic), -inf if none did yet."""
+        return time.monotonic() if self.ready else self._last_ready
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was started, and has drained or was closed."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    @property
     def cpu(self) -> float:
         """Seconds of CPU that the process has used so far, 0 while none runs (proc(5))."""
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb") as file:
-                # The name in parentheses may hold spaces itself.
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        return cpu_seconds(self.pid)
 
     @property
     def under_way(self) -> int:
@@ -196,8 +167,10 @@ class ResolverProcess:
 
     def ask(
         self, what: str, domain: str, timeout: float, known_ids: tuple[str, ...], done: Done
-    ) -> None:
+    ) -> bool:
         """Ask for a lookup. `done` is called exactly once with the result, and must not block.
+
+        Return False if this process drains: then ask another one.
 
         `what`: `POLICY_ID`, `FETCH` or `RESOLVE`, which alone uses `known_ids`.
         `domain`: in A-labels.
@@ -209,13 +182,17 @@ class ResolverProcess:
         # DNS and HTTPS have the time each.
         seconds = (2 * timeout if what == RESOLVE else timeout) + _SLACK
         with self._lock:
+            if self._drains:
+                return False
             if not self._closed:
                 now = time.monotonic()
-                self._questions.add(what, domain, timeout, known_ids, seconds, done, now)
+                wanted = Wanted(what, domain, timeout, known_ids, done)
+                self._questions.add(wanted, seconds, now)
                 if now + seconds < self._wakes:
                     self._ring()
-                return
-        done(Failure(Cause.PROCESS, "no such process is running"))
+                return True
+        done(Failure(Cause.PROCESS, _NONE))
+        return True
 
     def flush(self) -> None:
         """Send the questions that were not sent yet, in as few packets as they fit."""
@@ -231,19 +208,12 @@ class ResolverProcess:
             return
         while self._questions.unsent:
             packet, batch = self._questions.packet()
-            try:
-                child.socket.send(packet)
-            except BlockingIOError:
-                if child.full is None:
-                    child.full = time.monotonic()
+            was_full = child.full is not None
+            if not child.send(packet):
+                if child.full is not None and not was_full:
                     self._ring()
                 return
-            except OSError as error:
-                # The listening thread notices its end.
-                log.debug("asking the resolver process: %s", error)
-                return
-            child.full = None
-            self._questions.sent(batch)
+            self._questions.sent(batch, time.monotonic())
 
     def _ring(self) -> None:
         """Wake the listening thread."""
@@ -257,26 +227,29 @@ class ResolverProcess:
         try:
             while self._pause(backoff.pause):
                 started = time.monotonic()
-                replaced = False
                 try:
-                    replaced = self._live()
+                    self._live()
                 except OSError as error:
-                    if not self._tried.is_set():
+                    if not (self._persists or self._tried.is_set()):
                         self._refused = error
                         self._tried.set()
                         return
                     self.losses += 1
-                    log.error("the resolver process cannot be started: %s", error)
+                    _complain(error)
                 except Exception:
                     log.exception("internal error while running the resolver process")
-                lived = time.monotonic() - started
-                backoff = backoff.after(lived, replaced=replaced)
+                backoff = backoff.after(time.monotonic() - started)
         finally:
             with self._lock:
                 self._closed = True
                 left = self._questions.older(time.monotonic())
             self._unhang_bell()
-            _fail(left, "no such process is running")
+            _fail(left, _NONE)
+
+    @property
+    def _over(self) -> bool:
+        """Whether no process is needed any more."""
+        return self._closed or (self._drains and not self._questions)
 
     def _unhang_bell(self) -> None:
         with self._lock:
@@ -287,18 +260,18 @@ class ResolverProcess:
     def _pause(self, seconds: float) -> bool:
         """Wait before the next start; return whether to start."""
         until = time.monotonic() + seconds
-        while not self._closed and (now := time.monotonic()) < until:
+        while not self._over and (now := time.monotonic()) < until:
             self._fail_older(now - _WAIT)
             self._wait(None, min(until, now + _WAIT / 10) - now)
-        return not self._closed
+        return not self._over
 
     def _fail_older(self, then: float) -> None:
         """Fail the questions that were asked at `then` or before."""
         with self._lock:
             over = self._questions.older(then)
-        _fail(over, "no such process is running")
+        _fail(over, _NONE)
 
-    def _wait(self, child: _Child | None, seconds: float | None) -> bool:
+    def _wait(self, child: Process | None, seconds: float | None) -> bool:
         """Wait for the bell or a packet of the child; return whether a packet can be read."""
         assert self._bell is not None
         poll = select.poll()
@@ -314,52 +287,31 @@ class ResolverProcess:
                 came = True
         return came
 
-    def _live(self) -> bool:
-        """Start a process and listen to it until it ends; return whether it was replaced."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            for one in (ours, theirs):
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_MESSAGE)
-            ours.setblocking(False)
-            try:
-                process = spawn(theirs)
-            except BaseException:
-                ours.close()
-                raise
+    def _live(self) -> None:
+        """Start a process and listen to it until it ends."""
         level = logging.getLogger("stsresolver").getEffectiveLevel()
-        child = _Child(process, ours, time.monotonic())
+        child = start(self._resolver, level)
         try:
-            with self._lock:
-                # The listening thread notices its end.
-                with contextlib.suppress(ConnectionError):
-                    ours.send(write(0, HELLO, {"resolver": self._resolver, "level": level}))
-                self._child = child
+            self._child = child
             self._tried.set()
             self._listen(child)
         finally:
             self._end(child)
-        return child.state is State.REPLACED
 
-    def _listen(self, child: _Child) -> None:
+    def _listen(self, child: Process) -> None:
         """Read the messages of a process and keep the time limits, until it ends."""
         # One buffer for all packets: allocating one for each maps and unmaps memory every time.
         buffer = bytearray(MAX_MESSAGE)
-        while not self._closed:
+        while not self._over:
             if self._wait(child, self._seconds(child)):
-                try:
-                    size = child.socket.recv_into(buffer)
-                except ConnectionError:
-                    return
-                if not size:
-                    return
-                child.heard = time.monotonic()
-                if not self._take(child, bytes(memoryview(buffer)[:size])):
+                packet = child.receive(buffer)
+                if not packet or not self._take(child, packet):
                     return
             self._end_overdue(child)
             with self._lock:
                 self._send()
 
-    def _seconds(self, child: _Child) -> float | None:
+    def _seconds(self, child: Process) -> float | None:
         """Return how many seconds to wait for messages, None for no limit."""
         now = time.monotonic()
         with self._lock:
@@ -374,7 +326,7 @@ class ResolverProcess:
             self._wakes = end
         return None if end == math.inf else end - now
 
-    def _take(self, child: _Child, packet: bytes) -> bool:
+    def _take(self, child: Process, packet: bytes) -> bool:
         """Take the messages in a packet; return False if one of them is invalid."""
         for message in packet.split(b"\n"):
             # Only the number is read first, so that a result that nobody waits for costs little.
@@ -383,7 +335,7 @@ class ResolverProcess:
                 with self._lock:
                     question = self._questions.answered(int(number))
                 if question is not None:
-                    _finish(question, _result(message))
+                    finish(question.wanted, _result(message))
                 continue
             try:
                 self._take_other(child, message)
@@ -393,7 +345,7 @@ class ResolverProcess:
                 return False
         return True
 
-    def _take_other(self, child: _Child, message: bytes) -> None:
+    def _take_other(self, child: Process, message: bytes) -> None:
         """Take a message that is no result: the version, or a line for the log."""
         _, what, values = read(message)
         match what, values:
@@ -413,7 +365,7 @@ class ResolverProcess:
             case _:
                 raise ValueError(f"unknown type of message, or wrong values: {what[:40]!a}")
 
-    def _end_overdue(self, child: _Child) -> None:
+    def _end_overdue(self, child: Process) -> None:
         """Fail the questions whose time is over, and kill a process that hangs.
 
         A process hangs if it is silent past the time limit of a question, or while its socket stays
@@ -423,40 +375,41 @@ class ResolverProcess:
         silent = now - child.heard
         with self._lock:
             over = self._questions.overdue(now)
-            limits = [question.seconds for question in over]
+            # Its last message may have come soon after the question.
+            limits = [question.seconds - _SLACK / 2 for question in over]
             if child.full is not None and now >= child.full + _FULL:
                 limits.append(_FULL)
             least = _START if child.state is State.LOADING else 0.0
             hangs = any(silent >= max(limit, least) for limit in limits)
+            child.overdue.update(question.wanted.domain for question in over if question.sent)
             killed = hangs and child.become(State.KILLED)
         if killed:
             log.error("killing the resolver process: it hangs")
-            child.process.kill()
+            child.kill()
         _fail(over, "it did not answer in time")
 
-    def _end(self, child: _Child) -> None:
-        """Reap a process. Its unanswered questions are asked once more of the next one."""
+    def _end(self, child: Process) -> None:
+        """Reap a process. What it did not answer is asked of the next one, or told to `died`."""
         now = time.monotonic()
+        # One that was killed because it hangs is a loss, though a reload may follow.
+        expected = self._over and child.state is not State.KILLED
         with self._lock:
             self._child = None
             child.socket.close()
-            over = self._questions.lost(now)
-        if child.state is State.REPLACED or self._closed:
+            under_way, over = self._questions.lost(now)
+        if child.greeted:
+            self._last_ready = now
+        if expected:
             # It need not finish: nobody reads its results any more.
-            child.process.kill()
-        _fail(over, "")
-        try:
-            status = child.process.wait(_END)
-        except (subprocess.TimeoutExpired, OSError):
-            # OSError: the sleep in `wait` fails if the clock jumps.
-            child.process.kill()
-            status = child.process.wait()
-        if child.state is State.REPLACED:
-            log.debug("the resolver process ended: it is replaced")
-        elif not self._closed:
+            child.kill()
+            _fail(over, _NONE)
+        status = child.reap()
+        if not expected:
             self.losses += 1
             early = "" if child.greeted else " before it was ready (standard error may say why)"
             log.error("the resolver process ended%s, %s: starting another", early, _how(status))
+            if child.greeted:
+                self._died(under_way | child.overdue, [question.wanted for question in over])
 
 
 def _result(message: bytes) -> Result:
@@ -468,14 +421,27 @@ def _result(message: bytes) -> Result:
         return Failure(Cause.PROCESS, str(error))
 
 
+def _complain(error: OSError) -> None:
+    """Log why the process cannot be started."""
+    gone = isinstance(error, FileNotFoundError)
+    remedy = ": its Python was removed or upgraded: restart the daemon" if gone else ""
+    log.error("the resolver process cannot be started: %s%s", error, remedy)
+
+
+def _give_up(_: frozenset[str], lost: Iterable[Wanted]) -> None:
+    for wanted in lost:
+        finish(wanted, Failure(Cause.PROCESS, "it ended before it answered"))
+
+
 def _fail(questions: Iterable[Question], why: str) -> None:
     for question in questions:
-        _finish(question, Failure(Cause.PROCESS, why))
+        finish(question.wanted, Failure(Cause.PROCESS, why))
 
 
-def _finish(question: Question, result: Result) -> None:
+def finish(wanted: Wanted, result: Result) -> None:
+    """Hand over a result. An error of the receiver's goes to the log."""
     try:
-        question.done(result)
+        wanted.done(result)
     except Exception:
         log.exception("internal error after a lookup")
 

@@ -21,6 +21,7 @@ def world(world_of_the_module) -> Iterator[World]:
     world_of_the_module.faults.clear()
     yield world_of_the_module
     world_of_the_module.faults.clear()
+    world_of_the_module.late = 0.0
 
 
 @pytest.fixture

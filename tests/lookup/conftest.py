@@ -1,7 +1,7 @@
 """Resolver processes for the tests of this room, and servers on loopback for what they look up.
 
-`process` makes what the daemon has, `served` is a name server and a policy host, and `child` starts
-a program of the test in the place of `stsresolver.lookup.child`.
+`process` makes one, `pool` what the daemon has, `served` is a name server and a policy host, and
+`child` starts a program of the test in the place of `stsresolver.lookup.child`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import stsresolver
-from stsresolver.lookup import supervisor
+from stsresolver.lookup import resolver_process
 from stsresolver.lookup.messages import MAX_MESSAGE
+from stsresolver.lookup.pool import ResolverPool
 from stsresolver.lookup.supervisor import ResolverProcess
 from tests.lookup.processes import NAMES, ROOT, Served, children, reply, sockets_to_children
 from tests.support.authority import Authority, trusted
@@ -56,25 +57,44 @@ def served(tmp_path, certificate) -> Iterator[Served]:
 
 
 @pytest.fixture
-def process(caplog) -> Iterator[Callable[..., ResolverProcess]]:
-    """Return what starts a process; it ends with the test, and leaves nothing behind."""
+def ending(caplog) -> Iterator[list[ResolverProcess | ResolverPool]]:
+    """Return the list of what is to end with the test, and to leave nothing behind."""
     caplog.set_level(logging.DEBUG, "stsresolver")
     before = children()
-    running: list[ResolverProcess] = []
-
-    def begin(settings: dict[str, object] | None = None) -> ResolverProcess:
-        one = ResolverProcess(settings or {})
-        running.append(one)
-        one.start()
-        return one
-
-    yield begin
+    running: list[ResolverProcess | ResolverPool] = []
+    yield running
     for one in running:
         one.close()
         assert one.pid is None
     assert children() == before, "nobody is left, not even unreaped"
     assert sockets_to_children() == []
     assert not [record for record in caplog.records if record.exc_info], caplog.text
+
+
+@pytest.fixture
+def process(ending) -> Callable[..., ResolverProcess]:
+    """Return what starts a process."""
+
+    def begin(settings: dict[str, object] | None = None) -> ResolverProcess:
+        one = ResolverProcess(settings or {})
+        ending.append(one)
+        one.start()
+        return one
+
+    return begin
+
+
+@pytest.fixture
+def pool(ending) -> Callable[..., ResolverPool]:
+    """Return what starts a pool of processes."""
+
+    def begin(settings: dict[str, object] | None = None) -> ResolverPool:
+        one = ResolverPool(settings or {})
+        ending.append(one)
+        one.start()
+        return one
+
+    return begin
 
 
 @pytest.fixture
@@ -109,6 +129,6 @@ def hang():
             command = [sys.executable, "-P", file]
             return subprocess.Popen(command, stdin=theirs.fileno(), process_group=0)
 
-        monkeypatch.setattr(supervisor, "spawn", spawn)
+        monkeypatch.setattr(resolver_process, "spawn", spawn)
 
     return begin

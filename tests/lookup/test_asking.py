@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stsresolver import Resolver
-from stsresolver.lookup import questions, supervisor
+from stsresolver.lookup import questions, resolver_process, supervisor
 from stsresolver.mta_sts.policy import MAX_POLICY_SIZE, Policy
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from tests.lookup.processes import NAMES, TIMEOUT, errors, logged, once, ready
@@ -156,7 +156,7 @@ hello()
 while True:
     say(asked()[0], "id", "new")
 """)
-    monkeypatch.setattr(supervisor, "MAX_MESSAGE", 10_000)
+    monkeypatch.setattr(resolver_process, "MAX_MESSAGE", 10_000)
     monkeypatch.setattr(questions, "MAX_MESSAGE", 200)
     # However busy this machine is.
     monkeypatch.setattr(supervisor, "_FULL", 30)

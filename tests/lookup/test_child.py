@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from stsresolver import Resolver
-from stsresolver.lookup import backoff, supervisor
+from stsresolver.lookup import backoff
 from stsresolver.lookup.child import Child
 from stsresolver.lookup.messages import MAX_MESSAGE, read, read_result, write
+from stsresolver.lookup.program import spawn
 from stsresolver.mta_sts.policy import parse_policy
 from stsresolver.mta_sts.results import Cause, Failure, Found
 from tests.lookup.processes import (
@@ -142,7 +143,7 @@ def spawned(served: Served) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Return the real program and the daemon's end of its socket, the first word said."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        process = supervisor.spawn(theirs)
+        process = spawn(theirs)
     settings = {"resolver": served.settings, "level": logging.ERROR}
     ours.send(write(0, "hello", settings))
     assert read(ours.recv(MAX_MESSAGE))[1] == "hello"
@@ -154,7 +155,7 @@ def test_it_ends_while_lookups_are_under_way(served):
     process, ours = spawned(served)
     with ours:
         for number in 1, 2:
-            ours.send(supervisor.write(number, "policy id", "slow.example", 10 * LONG))
+            ours.send(write(number, "policy id", "slow.example", 10 * LONG))
         asked = served.dns.asked
         wait_for(lambda: asked("_mta-sts.slow.example", "TXT") == 2, "both lookups")
     assert process.wait(LONG) == 0, "the time limit of the lookups is farther off"
@@ -173,7 +174,8 @@ child.main()
     )
     one = process(served.settings)
     ready(one)
-    assert Waited(one, TIMEOUT).policy_id("example.com") == Failure(Cause.PROCESS)
+    why = "it ended before it answered"
+    assert Waited(one, TIMEOUT).policy_id("example.com") == Failure(Cause.PROCESS, why)
     assert "the resolver process ended, exit status 1: starting another" in errors(caplog)
 
 
@@ -209,7 +211,7 @@ def test_it_ends_with_the_daemon_that_has_not_read_everything(served):
     served.dns.zone["_mta-sts.slow.example TXT"] = once(never, SLOW)
     process, ours = spawned(served)
     with ours:
-        ours.send(supervisor.write(1, "policy id", "example.com", TIMEOUT))
-        ours.send(supervisor.write(2, "policy id", "slow.example", 10 * LONG))
+        ours.send(write(1, "policy id", "example.com", TIMEOUT))
+        ours.send(write(2, "policy id", "slow.example", 10 * LONG))
         assert ours.recv(1, socket.MSG_PEEK) == b"["
     assert process.wait(LONG) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stsresolver.lookup import questions, supervisor
+from stsresolver.lookup import questions, resolver_process, supervisor
 from stsresolver.lookup.messages import MAX_MESSAGE
 from stsresolver.mta_sts.results import Cause, Failure
 from tests.lookup.processes import TIMEOUT, errors, logged, ready, state
@@ -126,7 +126,7 @@ def test_a_resolved_policy_that_makes_no_sense(process, child, caplog, answer, w
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_garbage(process, child, caplog, monkeypatch, garbage, why):
-    monkeypatch.setattr(supervisor, "_END", 0.05)
+    monkeypatch.setattr(resolver_process, "_END", 0.05)
     monkeypatch.setattr(supervisor, "_WAIT", 0.05)
     child(f"hello()\nasked()\ndaemon.send({garbage!r})\nhang()")
     one = process()
@@ -183,7 +183,7 @@ for number in range(2, 100):
 hang()
 """)
     monkeypatch.setattr(supervisor, "_SLACK", 0.2)
-    monkeypatch.setattr(supervisor, "MAX_MESSAGE", 3_000)
+    monkeypatch.setattr(resolver_process, "MAX_MESSAGE", 3_000)
     monkeypatch.setattr(questions, "MAX_MESSAGE", 60)
     one = process()
     ready(one)

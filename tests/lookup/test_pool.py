@@ -11,10 +11,10 @@ from stsresolver.lookup import pool
 from stsresolver.lookup.client import Ending
 from stsresolver.lookup.messages import FETCH, POLICY_ID, RESOLVE
 from stsresolver.lookup.pool import ResolverPool
+from stsresolver.lookup.questions import Wanted
 from stsresolver.lookup.supervisor import StartError
 from stsresolver.mta_sts.policy import Mode, Policy
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
-from tests.support.socketmap_client import wait_for
 from tests.support.waited import Waited
 
 
@@ -27,20 +27,22 @@ class Process:
     refuses = False
     slow = False
 
-    def __init__(self, resolver):
+    def __init__(self, resolver, died=None, tries=2):
         self.settings = resolver
         self.ready = False
         self.pid = None
         self.losses = 0
         self.under_way = 0
         self.asked: list[str] = []
-        self.closed = False
+        self.closed = self.drains = self.ended = False
+        self.last_ready = 0.0
         self.answers = False
         self._waiting = []
         Process.all.append(self)
 
-    def start(self):
+    def start(self, persist=True):
         if Process.refuses and len(Process.all) > 1:
+            Process.all.pop()
             raise StartError("it cannot be started: no room")
         self.ready, self.pid = not Process.slow, 1000 + len(Process.all)
 
@@ -49,17 +51,23 @@ class Process:
         """A core's whole time for ever, or none."""
         return time.monotonic() if self.computes else 0.0
 
-    def change(self, resolver):
-        self.settings = resolver
+    def drain(self):
+        self.drains = True
+        unsent, self._waiting = self._waiting, []
+        self.under_way -= len(unsent)
+        return unsent
 
     def close(self):
         self.closed = True
         self.answer()
 
     def ask(self, what, domain, timeout, known_ids, done):
+        if self.drains:
+            return False
         self.under_way += 1
         self.asked.append(domain)
-        self._waiting.append(done)
+        self._waiting.append(Wanted(what, domain, timeout, known_ids, done))
+        return True
 
     def answer(self):
         self.answers = True
@@ -68,7 +76,7 @@ class Process:
     def flush(self):
         while self.answers and self._waiting:
             self.under_way -= 1
-            self._waiting.pop()(self.result)
+            self._waiting.pop().done(self.result)
 
 
 @pytest.fixture
@@ -91,10 +99,8 @@ def several(monkeypatch):
 
 
 def ask_many(one, number):
-    """Ask for lookups, each when the process that the one before it started is there."""
     for count in range(number):
         one.ask(POLICY_ID, f"{count}.example", 1.0, (), lambda result: None)
-        wait_for(lambda: not one._starting, "the start of another process")
 
 
 def test_few_lookups_need_one_process(several):
@@ -177,23 +183,68 @@ def test_while_one_is_being_started_no_other_is(several, monkeypatch):
     one.close()
 
 
-def test_one_that_cannot_be_started_is_not_tried_again(several, monkeypatch, caplog):
+def test_one_that_cannot_be_started_is_tried_again_later(several, monkeypatch, caplog):
     one = several(4)
-    monkeypatch.setattr(Process, "refuses", True)
-    ask_many(one, 3 * pool._MANY)
-    assert len(Process.all) == 2
-    assert one.running == 1
-    one.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Process, "refuses", True)
+        ask_many(one, 3 * pool._MANY)
+    assert one.running == len(Process.all) == 1
     (line,) = caplog.messages
-    assert line == "it cannot be started: no room: not starting more resolver processes"
+    assert line == "it cannot be started: no room: not starting one more for a minute"
+    ask_many(one, 1)
+    assert one.running == 1, "not at once"
+    one._not_before -= pool._AGAIN
+    ask_many(one, 1)
+    assert one.running == 2
+    one.close()
 
 
-def test_other_settings_are_for_all_and_for_those_to_come(several):
+def test_other_settings_are_for_those_to_come(several):
     one = several(3)
     ask_many(one, pool._MANY + 1)
     one.change({})
-    ask_many(one, 2 * pool._MANY)
-    assert [process.settings for process in Process.all] == [{}] * 3
+    assert [process.drains for process in Process.all] == [True, True, False]
+    assert len(Process.all[2].asked) == pool._MANY + 1, "what the others had not sent"
+    ask_many(one, pool._MANY)
+    assert [process.settings for process in Process.all[2:]] == [{}] * 2
+    one.close()
+    assert all(process.closed for process in Process.all)
+
+
+def test_the_same_settings_change_nothing(several):
+    one = several(1)
+    one.change({"dns_port": 53})
+    assert len(Process.all) == 1
+    one.close()
+
+
+def test_other_settings_without_a_thread_for_them(several, monkeypatch, caplog):
+    one = several(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Process, "refuses", True)
+        one.change({})
+    assert one.running == 1
+    assert not Process.all[0].drains, "lookups go on"
+    (line,) = caplog.messages
+    assert line.endswith(": lookups go on by the old configuration: reload again")
+    one.change({})
+    assert Process.all[0].drains
+    one.close()
+
+
+def test_how_long_there_has_been_no_process(several, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    one = several(1)
+    now[0] += 20.0
+    assert one.absence == 20.0, "since the start, if none was ready yet"
+    Process.all[0].last_ready = now[0]
+    assert one.absence == 0.0
+    now[0] += 30.0
+    one.change({})
+    assert one.absence == 30.0, "a reload is no help"
+    Process.all[1].last_ready = now[0]
+    assert one.absence == 0.0
     one.close()
 
 

@@ -5,28 +5,28 @@ import json
 import pytest
 
 from stsresolver.lookup import questions
-from stsresolver.lookup.questions import Questions
+from stsresolver.lookup.questions import Questions, Wanted
 
 NOW = 1000.0
 
 
 @pytest.fixture
 def several():
-    return Questions()
+    return Questions(tries=2)
 
 
 def add(several, number, seconds=10.0, now=NOW):
     for _ in range(number):
-        several.add("policy id", "example.com", 4.0, (), seconds, print, now)
+        several.add(Wanted("policy id", "example.com", 4.0, (), print), seconds, now)
 
 
-def send(several):
+def send(several, now=NOW):
     """Send what is unsent; return the numbers in each packet."""
     packets = []
     while several.unsent:
         packet, batch = several.packet()
         packets.append([json.loads(message)[0] for message in packet.split(b"\n")])
-        several.sent(batch)
+        several.sent(batch, now)
     return packets
 
 
@@ -72,21 +72,40 @@ def test_what_is_overdue(several):
     assert len(several) == 0
 
 
+def test_the_time_of_what_had_to_wait_begins_when_it_is_sent(several):
+    add(several, 2)
+    several.answered(2)
+    send(several, NOW + 9.0)
+    assert several.overdue(NOW + 18.9) == []
+    assert [one.number for one in several.overdue(NOW + 19.0)] == [1]
+
+
 def test_what_was_lost_is_asked_once_more_with_its_whole_time(several):
     add(several, 2)
     send(several)
-    assert several.lost(NOW + 9.0) == []
+    assert several.lost(NOW + 9.0) == ({"example.com"}, [])
     assert several.overdue(NOW + 18.0) == [], "its time begins anew"
-    assert send(several) == [[1, 2]]
-    assert [one.number for one in several.lost(NOW + 18.0)] == [1, 2], "and no third time"
+    assert send(several, NOW + 9.0) == [[1, 2]]
+    under_way, over = several.lost(NOW + 18.0)
+    assert under_way == {"example.com"}
+    assert [one.number for one in over] == [1, 2], "and no third time"
     assert len(several) == 0
 
 
 def test_what_was_never_sent_loses_no_try(several):
     add(several, 1)
     for _ in range(5):
-        assert several.lost(NOW) == []
+        assert several.lost(NOW) == (set(), [])
     assert send(several) == [[1]]
+
+
+def test_what_was_not_sent_can_be_taken_away(several):
+    add(several, 1)
+    send(several)
+    add(several, 2)
+    assert [one.number for one in several.take_unsent()] == [2, 3]
+    assert send(several) == []
+    assert len(several) == 1
 
 
 def test_what_waits_for_a_process_for_too_long(several):

@@ -1,4 +1,4 @@
-"""The life of the resolver process: its states, its starts and ends, and other settings."""
+"""The life of the resolver process: its states, its starts and ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stsresolver.lookup import backoff, supervisor
+from stsresolver.lookup import backoff, resolver_process, supervisor
+from stsresolver.lookup.resolver_process import Process, State
 from stsresolver.lookup.supervisor import ResolverProcess, StartError
 from stsresolver.mta_sts.results import Cause, Failure
 from tests.lookup.processes import (
@@ -90,20 +91,16 @@ def test_one_that_lived_for_long_is_replaced_at_once(served, process, monkeypatc
     ("before", "after", "allowed"),
     [
         ("LOADING", "READY", True),
-        ("LOADING", "REPLACED", True),
         ("LOADING", "KILLED", True),
-        ("READY", "REPLACED", True),
         ("READY", "KILLED", True),
         ("READY", "READY", False),
-        ("REPLACED", "READY", False),
-        ("REPLACED", "KILLED", False),
         ("KILLED", "READY", False),
-        ("KILLED", "REPLACED", False),
+        ("KILLED", "LOADING", False),
     ],
 )
 def test_what_a_state_may_become(before, after, allowed):
-    one = supervisor._Child(None, None, 0.0, supervisor.State[before])
-    assert one.become(supervisor.State[after]) is allowed
+    one = Process(None, None, 0.0, State[before])
+    assert one.become(State[after]) is allowed
     assert one.state.name == (after if allowed else before)
 
 
@@ -113,7 +110,7 @@ def test_one_that_ended_before_it_was_told_anything_is_one_loss(process, caplog,
         os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
         return started
 
-    monkeypatch.setattr(supervisor, "spawn", spawn)
+    monkeypatch.setattr(resolver_process, "spawn", spawn)
     monkeypatch.setattr(backoff, "FIRST", 30.0)
     one = process()
     wait_for(lambda: one.losses, "its end")
@@ -129,20 +126,20 @@ def test_one_that_ends_of_itself_is_an_error(process, child, caplog):
     wait_for(logged(caplog, "ended, exit status 0"), "a word about it")
 
 
-def test_one_that_was_killed_is_a_loss_though_a_reload_follows(process, child, caplog, monkeypatch):
+def test_one_that_was_killed_is_a_loss_though_it_was_to_drain(process, child, caplog, monkeypatch):
     monkeypatch.setattr(backoff, "FIRST", 0.05)
     child("hello()\nhang()")
     one = process({"number": 1})
     ready(one)
 
-    def reload(message, *_):
-        """Reload between the decision to kill it and its end."""
+    def drain(message, *_):
+        """Let it drain between the decision to kill it and its end."""
         if "hangs" in message:
-            one.change({"number": 2})
+            one.drain()
 
     monkeypatch.setattr(supervisor, "_SLACK", 0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(supervisor.log, "error", reload)
+        patch.setattr(supervisor.log, "error", drain)
         assert Waited(one, 0.1).fetch("example.com").cause is Cause.PROCESS
         wait_for(lambda: one.losses, "the loss to be counted")
 
@@ -153,7 +150,7 @@ def test_one_that_was_killed_is_a_loss_though_a_reload_follows(process, child, c
 def test_a_first_start_that_fails(served, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(StartError, match=r"cannot be started: .*'/nonexistent/python'"):
-        ResolverProcess(served.settings).start()
+        ResolverProcess(served.settings).start(persist=False)
 
 
 def test_a_first_start_without_a_thread(served, monkeypatch):
@@ -163,23 +160,24 @@ def test_a_first_start_without_a_thread(served, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(StartError, match="cannot be started: can't start new thread"):
-            ResolverProcess(served.settings).start()
+            ResolverProcess(served.settings).start(persist=False)
 
 
 def test_a_first_start_of_a_link_that_leads_nowhere(served, monkeypatch, tmp_path):
     (tmp_path / "python3").symlink_to(tmp_path / "no-python")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
     with pytest.raises(StartError, match=r"python3' -> '.*/no-python'$"):
-        ResolverProcess(served.settings).start()
+        ResolverProcess(served.settings).start(persist=False)
 
 
 def test_a_later_start_that_fails(served, process, caplog, monkeypatch):
     monkeypatch.setattr(backoff, "FIRST", 0.05)
     monkeypatch.setattr(supervisor, "_WAIT", 0.05)
     one = process(served.settings)
+    pid = ready(one)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/nonexistent/python")
-        os.kill(ready(one), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         wait_for(logged(caplog, "cannot be started"), "a word about it")
         assert Waited(one, TIMEOUT).fetch("example.com").cause is Cause.PROCESS
     wait_for(lambda: one.pid is not None, "a start that works")
@@ -270,7 +268,7 @@ def test_close_at_any_moment(served, process, moment):
 def test_close_ends_one_that_does_not_listen(process, child, monkeypatch):
     """At once, and not when its time to end by itself is over."""
     end = 30.0
-    monkeypatch.setattr(supervisor, "_END", end)
+    monkeypatch.setattr(resolver_process, "_END", end)
     child("hello()\nhang()")
     one = process()
     pid = ready(one)
@@ -294,66 +292,3 @@ def test_close_while_it_pauses(process, child, caplog, monkeypatch):
         one.close()
         assert waiting.result().cause is Cause.PROCESS
     assert time.monotonic() - started < pause, "before the pause is over"
-
-
-# OTHER SETTINGS
-
-
-def test_other_settings_take_over_what_is_under_way(served, process, caplog):
-    one = process(served.settings)
-    pid = ready(one)
-    other = served.settings | {"proxy": {"host": "127.0.0.1", "port": 9}}
-    changed = threading.Event()
-    served.dns.zone["_mta-sts.slow.example TXT"] = once(changed.is_set, SLOW)
-    lookups = Waited(one, LONG)
-    with ThreadPoolExecutor(4) as threads:
-        found = [threads.submit(lookups.policy_id, "slow.example") for _ in range(4)]
-        wait_for(lambda: served.dns.asked("_mta-sts.slow.example", "TXT"), "the lookups to begin")
-        one.change(other)
-        changed.set()
-        assert [future.result() for future in found] == ["slow"] * 4
-    assert one.pid != pid
-    assert errors(caplog) == []
-    pid = one.pid
-    one.change(other)
-    assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
-    assert one.pid == pid, "the same settings change nothing"
-
-
-def test_one_with_other_settings_follows_at_once(served, process, monkeypatch):
-    """A reload is no failure: nothing is lost, however many there are."""
-    monkeypatch.setattr(backoff, "FIRST", 30.0)
-    one = process(served.settings)
-    for port in (8, 9, 10):
-        ready(one)
-        one.change(served.settings | {"proxy": {"host": "127.0.0.1", "port": port}})
-        assert Waited(one, TIMEOUT).policy_id("example.com") == "1"
-
-
-# What has the number 1 answers nothing, and is slow to see that it is told to end.
-STUBBORN = """
-one = json.loads(settings)[2]["resolver"]["number"] == 1
-if one and not early:
-    hello()
-if one:
-    hang()
-hello()
-while True:
-    say(asked()[0], "id", "new")
-"""
-
-
-@pytest.mark.parametrize("early", [False, True], ids=["at work", "still loading"])
-def test_one_that_does_not_end_is_not_waited_for(process, child, caplog, monkeypatch, early):
-    monkeypatch.setattr(supervisor, "_END", 2 * LONG)
-    child(f"early = {early}\n{STUBBORN}")
-    one = process({"number": 1})
-    pid = pid_of(one) if early else ready(one)
-    with ThreadPoolExecutor(1) as threads:
-        found = threads.submit(Waited(one, TIMEOUT).policy_id, "example.com")
-        wait_for(lambda: one.under_way, "the lookup")
-        one.change({"number": 2})
-        assert found.result() == "new"
-    assert one.pid != pid
-    assert one.losses == 0
-    assert errors(caplog) == []

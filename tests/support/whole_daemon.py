@@ -39,8 +39,8 @@ import json, os, sys
 from stsresolver.lookup import supervisor
 settings = json.loads(sys.argv[1])
 made = supervisor.ResolverProcess.__init__
-def make(self, resolver):
-    made(self, {**resolver, **settings})
+def make(self, resolver, *others, **named):
+    made(self, {**resolver, **settings}, *others, **named)
 supervisor.ResolverProcess.__init__ = make
 # The clock of tests is for the daemon alone.
 os.environ.pop("LD_PRELOAD", None)
@@ -55,11 +55,12 @@ class World:
 
     dns: no answer comes; servfail: none that helps; https: no connection is taken. A domain
     `hang-*` is never answered, and `none-*` does not exist; every other one has a policy,
-    `short.example` for 1000 seconds.
+    `short.example` for 1000 seconds. Policies come `late` by so many seconds.
     """
 
     def __init__(self, directory: Path, authority: Authority, stack: contextlib.ExitStack) -> None:
         self.faults: set[str] = set()
+        self.late = 0.0
         self.dns = stack.enter_context(NameServer(otherwise=self._answer))
         certificate = authority.server(
             *(f"mta-sts.{domain}" for domain in (*KNOWN, SHORT)),
@@ -90,7 +91,7 @@ class World:
         domain = re.search(rb"Host: mta-sts\.(.*)\r\n", request)[1].decode()
         age = 1000 if domain == SHORT else 604_800
         text = f"version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: {age}\n"
-        return page(text.encode())(request)
+        return itertools.chain([self.late], page(text.encode())(request))
 
 
 @contextlib.contextmanager
