@@ -2,10 +2,10 @@
 
 Exit statuses are those of sysexits.h: 0 after a stop that was asked for, 1 after one that left
 requests unanswered (asked for twice, or past shutdown_timeout), 64 for wrong arguments, 69 for an
-address that cannot be listened on, 71 for a child that cannot be started, 73 for a file that cannot
-be written, 77 for a user it cannot become, 78 for a wrong configuration. `--check-config` ends with
-0 or 78, `--doctor` with 0, 78, or 1 where it found a problem; both with 74 or 141 where what they
-say cannot be printed (`output`).
+address that cannot be listened on, 71 for a child that cannot be started, at first or for minutes
+later, 73 for a file that cannot be written, 77 for a user it cannot become, 78 for a wrong
+configuration. `--check-config` ends with 0 or 78, `--doctor` with 0, 78, or 1 where it found a
+problem; both with 74 or 141 where what they say cannot be printed (`output`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -161,7 +162,8 @@ def _check_host(config: Config, path: str, *, makes_socket: bool) -> None:
 
 
 def _run(config: Config, source: str, options: argparse.Namespace, manager: ServiceManager) -> int:
-    """Serve until a signal ends it. Return the exit status."""
+    """Serve until a signal ends it. Return the exit status. Raise `StartError` if it gives up."""
+    gave_up = threading.Event()
     with contextlib.ExitStack() as cleanup:
         settings = _log_settings(config, options)
         try:
@@ -173,13 +175,15 @@ def _run(config: Config, source: str, options: argparse.Namespace, manager: Serv
         for warning in config.warnings:
             log.warning("%s", warning)
         try:
-            server = _ready(config, options, cleanup, manager)
+            server = _ready(config, options, cleanup, manager, gave_up)
         except Exception as error:
             if settings.target != "stderr":
                 log.critical("not started: %s", error)
             raise
         clean = server.serve_forever()
         log.info("stopped")
+    if gave_up.is_set():
+        raise StartError("stopped for want of a resolver process; the log says why there is none")
     return os.EX_OK if clean else 1
 
 
@@ -206,8 +210,12 @@ def _ready(
     options: argparse.Namespace,
     cleanup: contextlib.ExitStack,
     manager: ServiceManager,
+    gave_up: threading.Event,
 ) -> SocketmapServer:
-    """Return the server, listening and with its privileges given up."""
+    """Return the server, listening and with its privileges given up.
+
+    `gave_up`: set if it stops because there is no resolver process.
+    """
     sockets = cleanup.enter_context(_listening(config))
     page_sockets = cleanup.enter_context(_listening_for_pages(config))
     server = SocketmapServer(
@@ -220,6 +228,10 @@ def _ready(
     def stop(*_: object) -> None:
         manager.stopping(server.shutdown_timeout + CLEANUP)
         server.stop()
+
+    def give_up() -> None:
+        gave_up.set()
+        stop()
 
     def reload() -> None:
         manager.reloading()
@@ -248,7 +260,7 @@ def _ready(
     # Made now, because the cache's file is to belong to the user we have become.
     service = Service(server, config, _proxy(config))
     cleanup.callback(service.close)
-    service.start()
+    service.start(give_up if manager.starts_anew else None)
     orders.start()
     _serve_pages(service, config, page_sockets, cleanup)
     names = [listeners.name(one) for one in sockets]

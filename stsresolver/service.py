@@ -7,11 +7,12 @@ a restart. Making a service raises `StoreError` where the cache cannot be used.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 
 from .cache.layered import LayeredStore
 from .config.settings import Config
+from .lookup.absence import AbsenceWatch
 from .lookup.pool import ResolverPool
 from .net.proxy import Proxy
 from .policies.in_force import Policies
@@ -63,16 +64,25 @@ class Service:
             behind=server.behind,
             timeout=config.default_zone.timeout,
         )
+        self._watch: AbsenceWatch | None = None
         self.replies = ReplyCounts()
         server.source = self._answers(config)
 
-    def start(self) -> None:
-        """Begin to look policies up."""
+    def start(self, give_up: Callable[[], None] | None = None) -> None:
+        """Begin to look policies up.
+
+        `give_up`: ends the daemon after minutes without a resolver process, to be started anew.
+        None where nobody would do that.
+        """
         self.resolver.start()
         self.proactive.start()
+        self._watch = AbsenceWatch(lambda: self.resolver.absence, give_up)
+        self._watch.start()
 
     def close(self) -> None:
         """End what `start` began, and close the cache."""
+        if self._watch is not None:
+            self._watch.stop()
         self.proactive.stop()
         self.policies.close()
         self.resolver.close()

@@ -1,7 +1,7 @@
-"""Does the daemon do its work: does the serving thread serve, and does the scheduler run?
+"""Does the daemon do its work: does it serve, does the scheduler run, are domains looked up?
 
-A live process proves little. The serving thread must run a callback in time, and the scheduler must
-have run lately.
+A live process proves little. The serving thread must run a callback in time. The scheduler and a
+resolver process must have run lately.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 import threading
 from http import HTTPStatus
 
+from ..lookup.absence import LIMIT as RESOLVER_LIMIT
+from ..lookup.pool import ResolverPool
 from ..policies.proactive import Proactive
 from ..socketmap.server import SocketmapServer
 from .http_server import Page
@@ -21,11 +23,14 @@ SCHEDULER_LIMIT = 120.0
 
 
 class Health:
-    """Looks after `server` and `proactive`. May be used by several threads at once."""
+    """Looks after these parts of the daemon. May be used by several threads at once."""
 
-    def __init__(self, server: SocketmapServer, proactive: Proactive) -> None:
+    def __init__(
+        self, server: SocketmapServer, proactive: Proactive, resolver: ResolverPool
+    ) -> None:
         self._server = server
         self._proactive = proactive
+        self._resolver = resolver
         self._lock = threading.Lock()
         self._sign = threading.Event()
         self._sign.set()
@@ -40,6 +45,9 @@ class Health:
             problems.append("the scheduler does not run")
         elif silence > SCHEDULER_LIMIT:
             problems.append(f"the scheduler did not come round for {silence:.0f} s")
+        absence = self._resolver.absence
+        if absence >= RESOLVER_LIMIT:
+            problems.append(f"no resolver process has run for {absence:.0f} s")
         return problems
 
     def page(self) -> Page:

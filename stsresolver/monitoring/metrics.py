@@ -81,7 +81,7 @@ class Metrics:
 
 def pages(service: Parts, cache: CacheSettings) -> Mapping[str, Callable[[], Page]]:
     """Return what is shown of a service, by path. `cache`: where it keeps policies."""
-    health = Health(service.server, service.proactive)
+    health = Health(service.server, service.proactive, service.resolver)
     return {"/metrics": Metrics(service, cache).page, "/healthz": health.page}
 
 
@@ -189,6 +189,8 @@ class _Parts(Collector):
         yield _one("mta_sts_resolver_up", "Whether there is a resolver process.", up)
         text = "Resolver processes that run."
         yield _one("mta_sts_resolver_processes", text, resolver.running)
+        text = "Seconds since a resolver process took lookups, 0 while one does."
+        yield _one("mta_sts_resolver_absence_seconds", text, resolver.absence)
         yield _total(
             "mta_sts_resolver_restarts",
             "Times that the resolver process was lost.",

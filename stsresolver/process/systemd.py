@@ -62,6 +62,8 @@ class ServiceManager:
 
     def __init__(self) -> None:
         address = os.environ.pop("NOTIFY_SOCKET", None)
+        # The process that systemd itself started: systemd.exec(5).
+        self._by_systemd = os.environ.pop("SYSTEMD_EXEC_PID", None) == str(os.getpid())
         self._interval = _interval()
         self._soon: Callable[[Callable[[], None]], None] | None = None
         self._asked = False
@@ -87,6 +89,14 @@ class ServiceManager:
         if self._thread is not None:
             self._waiting.put(None)
             self._thread.join(_LAST_MESSAGES)
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether the service manager starts the daemon anew when it fails.
+
+        systemd does. A start script is done once the daemon runs.
+        """
+        return self._by_systemd and self._thread is not None
 
     def serves(self, soon: Callable[[Callable[[], None]], None], status: str) -> None:
         """Say that the daemon serves, once it does, and from then on that it is alive.

@@ -49,6 +49,8 @@ from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChan
 from stsresolver.mta_sts.policy import parse_policy
 
 class ResolverPool:
+    absence = 0.0
+
     def __init__(self, resolver):
         pass
 

@@ -111,8 +111,8 @@ FIRES = [
         False,
         "some are left",
     ),
-    ("MtaStsResolverDown", {"mta_sts_resolver_up": "0x60"}, True, "there is none"),
-    ("MtaStsResolverDown", {"mta_sts_resolver_up": "1x60"}, False, "there is one"),
+    ("MtaStsResolverDown", {"mta_sts_resolver_absence_seconds": "0+60x60"}, True, "there is none"),
+    ("MtaStsResolverDown", {"mta_sts_resolver_absence_seconds": "0x60"}, False, "there is one"),
     ("MtaStsResolverRestarts", {"mta_sts_resolver_restarts_total": "0+1x60"}, True, "each minute"),
     ("MtaStsResolverRestarts", {"mta_sts_resolver_restarts_total": "0 1x59"}, False, "once"),
     # promtool's clock begins at 0.

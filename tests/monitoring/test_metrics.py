@@ -480,6 +480,15 @@ def test_serving_thread_that_hangs(watch, monkeypatch):
     assert get(watched.port, "/healthz")[0] == 200
 
 
+def test_no_resolver_process(watch, monkeypatch):
+    watched = watch()
+    assert get(watched.port, "/healthz")[0] == 200, "for a while, as at the start"
+    monkeypatch.setattr(health, "RESOLVER_LIMIT", 0.0)
+    status, text = get(watched.port, "/healthz")
+    assert status == 503
+    assert re.fullmatch(r"no resolver process has run for \d+ s\n", text)
+
+
 def test_scheduler_that_has_ended(watch):
     watched = watch()
     watched.service.proactive.stop()
