@@ -300,6 +300,66 @@ def test_the_drop_in_goes_when_the_daemon_moves_to_usr_bin(host):
     assert not host.drop_in.exists()
 
 
+LINKED = (
+    "bin/mta-sts-daemon",
+    "bin/mta-sts-query",
+    "share/man/man1/mta-sts-daemon.1",
+    "share/man/man1/mta-sts-query.1",
+    "share/man/man5/mta-sts-daemon.yml.5",
+)
+
+
+def in_a_prefix(host, prefix):
+    """Install what pip installs beside the daemon."""
+    for name in LINKED:
+        path = host.root / prefix / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o755)
+    return ("--daemon", f"/{prefix}/bin/mta-sts-daemon")
+
+
+@pytest.mark.parametrize("service", ["systemd", "init"])
+def test_programs_and_pages_are_linked_to_where_they_are_looked_for(host, service):
+    where = in_a_prefix(host, "opt/stsresolver")
+    before = files(host.root)
+    local = host.root / "usr/local"
+    for prefix in ("opt/stsresolver", "opt/newer", "opt/newer"):
+        where = in_a_prefix(host, prefix)
+        assert host(*where, service)[0] == 0
+        assert {name: os.readlink(local / name) for name in LINKED} == {
+            name: f"/{prefix}/{name}" for name in LINKED
+        }
+    shutil.rmtree(host.root / "opt/newer")
+    assert host("remove")[0] == 0
+    assert files(host.root) == before, "also where the daemon is gone already"
+
+
+@pytest.mark.parametrize("prefix", ["usr", "usr/local"])
+def test_what_is_found_anyway_is_not_linked(host, prefix):
+    where = in_a_prefix(host, prefix)
+    before = files(host.root)
+    assert host(*where, "init")[0] == 0
+    assert {name for name in files(host.root) - before if name.startswith("usr")} == set()
+    assert host("remove")[0] == 0
+    assert files(host.root) == before
+
+
+def test_what_somebody_else_has_in_usr_local_stays(host):
+    where = in_a_prefix(host, "opt/stsresolver")
+    local = host.root / "usr/local/bin"
+    local.mkdir(parents=True)
+    (local / "mta-sts-query").write_text("mine")
+    (local / "mta-sts-daemon").symlink_to("/opt/wrapper")
+    (host.root / "opt/wrapper").touch()
+    status, said = host(*where, "init")
+    assert status == 0
+    assert f"left {local}/mta-sts-query as it is" in said
+    assert f"left {local}/mta-sts-daemon as it is" in said
+    assert host("remove")[0] == 0
+    assert (local / "mta-sts-query").read_text() == "mine"
+    assert os.readlink(local / "mta-sts-daemon") == "/opt/wrapper"
+
+
 def test_what_somebody_has_changed_is_neither_overwritten_nor_removed(host):
     host("systemd")
     host("init")
@@ -348,14 +408,14 @@ def test_removing_what_is_not_there(host):
     assert files(host.root) == host.empty
 
 
-# A host of its own: everything below /etc and /var that is written lands in a file system in
+# A host of its own: what is written below /etc, /var and /usr/local lands in a file system in
 # memory, and is gone with the process. /run is empty, so that no service manager is reached.
 LIFE = """
 mount -t tmpfs none "$SCRATCH"
-for directory in etc var; do
-    mkdir "$SCRATCH/$directory" "$SCRATCH/work-$directory"
+for directory in etc var usr/local; do
+    mkdir -p "$SCRATCH/$directory" "$SCRATCH/work/$directory"
     mount -t overlay none "/$directory" \
-        -o "lowerdir=/$directory,upperdir=$SCRATCH/$directory,workdir=$SCRATCH/work-$directory" ||
+        -o "lowerdir=/$directory,upperdir=$SCRATCH/$directory,workdir=$SCRATCH/work/$directory" ||
         { echo "no overlay"; exit 0; }
 done
 mount -t tmpfs none /run
@@ -369,6 +429,7 @@ daemons() {
 "$service" init >"$SCRATCH/said"
 cat "$SCRATCH/said"
 sed -n 's/^    //p' "$SCRATCH/said" | sh -e
+echo "found: $(PATH=/usr/local/bin:$PATH command -v mta-sts-query)"
 echo "users: $(daemons | xargs -r stat -c %U | sort -u | tr '\\n' ' ')"
 "$VENV/bin/python" -I -c '
 import socket
@@ -381,7 +442,7 @@ service mta-sts-daemon stop
 echo "running: $(daemons)"
 "$service" remove >"$SCRATCH/said"
 sed -n 's/^    //p' "$SCRATCH/said" | sh -e
-(cd "$SCRATCH" && find etc var -name '*mta-sts*' | sed 's/^/left: /')
+(cd "$SCRATCH" && find etc var usr -name '*mta-sts*' | sed 's/^/left: /')
 """
 
 
@@ -402,6 +463,7 @@ def test_the_life_of_a_service(environment, tmp_path):
     lines = said.splitlines()
     if "no overlay" in lines:
         unavailable("needs overlayfs in a mount namespace")
+    assert "found: /usr/local/bin/mta-sts-query" in lines, said
     assert "users: mta-sts " in lines, said
     assert "answer: 9:NOTFOUND ," in lines, said
     assert "install-service: first do: service mta-sts-daemon stop" in lines, said
