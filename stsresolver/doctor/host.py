@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Iterator
 
 import dns.name
@@ -28,6 +29,8 @@ from .file_access import ENTER, READ, WRITE, Person, obstacle
 from .finding import Finding, fine, problem, warning
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
+# The state of a socket that listens, in proc_net(5).
+_LISTEN = "0A"
 # Seconds for our own socket, which answers at once what needs no lookup.
 _ANSWER = 5.0
 
@@ -191,11 +194,32 @@ def own_socket(config: Config) -> Iterator[Finding]:
         return
     if reply.startswith(b"NOTFOUND "):
         yield fine(f"answers on {where}")
+        if config.path is None and (count := _listening(config.host, config.port)) > 1:
+            yield warning(
+                f"{count} processes listen on {where}, and each gets some of Postfix's connections",
+                f"end all but one of them (ss -ltnp 'sport = :{config.port}' names them)",
+            )
     else:
         yield problem(
             f"on {where} somebody else answers: {reply[:40]!a}",
             "end that program, or choose another address",
         )
+
+
+def _listening(host: str, port: int) -> int:
+    """Return how many sockets listen on the same address and port as Postfix asks (proc_net(5))."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    file = "tcp6" if family == socket.AF_INET6 else "tcp"
+    packed = socket.inet_pton(family, str(address[0]))
+    # Words of 32 bits in the byte order of this host, those of the address and of any address.
+    local = "".join(f"{word:08X}" for (word,) in struct.iter_unpack("=I", packed))
+    wanted = {f"{local}:{port:04X}", f"{'0' * len(local)}:{port:04X}"}
+    try:
+        with open(f"/proc/net/{file}", encoding="ascii") as lines:
+            found = [line.split()[1:4] for line in lines]
+    except OSError:
+        return 0
+    return sum(one in wanted and state == _LISTEN for one, _, state in found)
 
 
 def _asked(config: Config, request: bytes) -> bytes:

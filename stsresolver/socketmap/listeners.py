@@ -7,12 +7,16 @@ Every function raises `ListenError`, whose text names the address and says why.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import stat
 from collections.abc import Iterable
+from typing import Any
 
 from ..net.file_changes import Stamp, stamp
+
+log = logging.getLogger(__name__)
 
 # Postfix opens as many connections as it runs smtp(8) processes, at once when mail comes in bursts.
 BACKLOG = 1024
@@ -31,7 +35,7 @@ def listen_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]
     """Listen on every address that `host` stands for. Port 0: the kernel chooses one.
 
     With `reuse_port`, several processes may listen on the same port, as when a new daemon starts
-    before the old one ends.
+    before the old one ends. The log names one that does already.
     """
     where = f"{host} port {port}"
     try:
@@ -41,20 +45,41 @@ def listen_tcp(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]
     listeners: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
+            taken = reuse_port and _is_taken(family, address)
             listener = socket.socket(family, kind, protocol)
             listeners.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if reuse_port:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
+            _bind(listener, address)
             listener.listen(BACKLOG)
+            if taken:
+                log.warning(
+                    "another process listens on %s too (reuse_port), and gets some of the"
+                    " connections: end it, unless this daemon is to replace it",
+                    name(listener),
+                )
     except OSError as error:
         for listener in listeners:
             listener.close()
         raise ListenError(f"{where}: {error.strerror or error}") from error
     return listeners
+
+
+def _bind(listener: socket.socket, address: Any) -> None:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listener.bind(address)
+
+
+def _is_taken(family: int, address: Any) -> bool:
+    """Say whether another socket listens on an address, which then cannot be bound alone."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            _bind(probe, address)
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def listen_unix(path: str, mode: int | None, uid: int = -1, gid: int = -1) -> socket.socket:

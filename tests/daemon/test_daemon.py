@@ -719,6 +719,8 @@ def test_second_instance_takes_over(start):
     port = first.addresses()[0][1]
     second = start(f"port: {port}\nreuse_port: true\n")
     assert second.addresses() == first.addresses()
+    text = f"another process listens on 127.0.0.1:{port} too (reuse_port)"
+    assert [text in daemon.log.read_text() for daemon in (first, second)] == [False, True]
     with first.client() as old:
         old.ask(NO_LOOKUP)
         assert first.stop() == 0

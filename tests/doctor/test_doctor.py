@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
@@ -10,6 +11,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +31,8 @@ from stsresolver.doctor.postconf import Client, PostconfError, Postfix, parse, r
 from stsresolver.doctor.postfix_tls import FEW
 from tests.support.authority import Authority
 from tests.support.hostile_dns import NameServer, code, silence
+from tests.support.hostile_https import has_ipv6_loopback
+from tests.support.missing import unavailable
 from tests.support.redis_caches import redis_cache
 from tests.support.redis_server import RedisServer
 
@@ -604,6 +608,27 @@ def test_own_socket(reply, level, why, tmp_path):
     listener.listen()
     with Answering(listener, reply):
         assert of_socket(path=str(tmp_path / "s")).level is level, why
+
+
+@pytest.mark.parametrize(
+    ("address", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)]
+)
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_daemons_on_one_port_are_counted(address, family, others, monkeypatch):
+    if family == socket.AF_INET6 and not has_ipv6_loopback():
+        unavailable("no IPv6 loopback (::1) here")
+    monkeypatch.setattr(host, "_asked", lambda *_: b"NOTFOUND ")
+    listen = partial(socket.create_server, family=family, reuse_port=True)
+    with contextlib.ExitStack() as opened:
+        port = opened.enter_context(listen((address, 0))).getsockname()[1]
+        for _ in range(others):
+            opened.enter_context(listen((address, port)))
+        # One that listens at another address is none of them.
+        opened.enter_context(socket.create_server(("127.0.0.3", port)))
+        found = list(host.own_socket(Config(host=address, port=port)))
+    assert [one.level for one in found] == [OK, WARNING][: 1 + bool(others)]
+    if others:
+        assert found[1].text.startswith(f"{1 + others} processes listen on {address} port {port}")
 
 
 def test_own_socket_that_is_not_there(tmp_path):

@@ -109,6 +109,27 @@ def test_reuse_port(tcp, first, second, works):
         tcp("127.0.0.1", port, reuse_port=second)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_log_names_a_port_that_is_shared(tcp, host, caplog):
+    [first] = tcp(host, reuse_port=True)
+    assert caplog.messages == [], "it is alone"
+    tcp(host, first.getsockname()[1], reuse_port=True)
+    (message,) = caplog.messages
+    assert message.startswith(f"another process listens on {name(first)} too (reuse_port)")
+
+
+def test_the_log_names_no_connection_that_lingers(tcp, caplog):
+    [listener] = tcp("127.0.0.1", reuse_port=True)
+    port = listener.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port), 10) as client:
+        accepted, _ = listener.accept()
+        listener.close()
+        assert tcp("127.0.0.1", port, reuse_port=True), "one that is open"
+        accepted.close()
+        assert client.recv(1) == b""
+    assert caplog.messages == []
+
+
 def test_port_is_free_again_while_an_old_connection_lingers(tcp):
     """As when the daemon is restarted: it closes first, so its end stays in TIME_WAIT."""
     [listener] = tcp("127.0.0.1")
