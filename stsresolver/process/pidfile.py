@@ -1,7 +1,11 @@
 """The pidfile: the process id, for programs that send signals, and a lock against a second daemon.
 
 The file appears complete, under its name, and locked (flock(2)) for as long as the process lives.
-So a file that no process has locked was left by a process that is gone.
+So a file that no process has locked was left by a process that is gone. So was a file `PATH.new`,
+which only the holder of the lock on `PATH` makes: neither keeps a daemon from starting.
+
+Root may write the file into a directory that belongs to a less privileged user. No link in the
+place of either file is followed.
 """
 
 from __future__ import annotations
@@ -11,8 +15,6 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-
-from ..net.file_changes import stamp
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +37,11 @@ def pidfile(path: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise PidfileError(f"{path}: cannot be written: {error.strerror}") from error
-    ours = stamp(path)
     try:
         yield
     finally:
         try:
-            if stamp(path) == ours:
+            if _is_at(path, held):
                 os.unlink(path)
         except OSError as error:
             log.info("%s stays, and is empty: %s", path, error.strerror)
@@ -53,7 +54,9 @@ def _take(path: str) -> int:
     """Put our locked file in the place of what is at `path`; return its descriptor."""
     old = _lock(path)
     try:
-        new = f"{path}.{os.getpid()}"
+        new = f"{path}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
         held = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
         try:
             os.write(held, f"{os.getpid()}\n".encode())
@@ -82,7 +85,14 @@ def _lock(path: str) -> int:
             os.close(old)
             raise
         # Another daemon may have put its own file there between the two calls.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(old), os.stat(path)):
-                return old
+        if _is_at(path, old):
+            return old
         os.close(old)
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    """Say whether the open file is the one at `path`, and no link to it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
