@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # Why the lookup of a domain fails that is left alone.
 LEFT_ALONE = "it ends when it looks this domain up, which is not tried for some minutes"
+# Seconds in line after which a lookup is not made any more: its request has been answered.
+_PATIENCE = 20.0
 
 
 class Quarantine:
@@ -39,7 +41,8 @@ class Quarantine:
         self._suspects = Suspects()
         # Guards the attributes below, and each change of the suspects.
         self._lock = threading.Lock()
-        self._line = queue.SimpleQueue[Wanted | None]()
+        # With the time when each came (monotonic). None ends the thread.
+        self._line = queue.SimpleQueue[tuple[Wanted, float] | None]()
         self._process: ResolverProcess | None = None
         self._changed = False
         self._closed = False
@@ -74,7 +77,7 @@ class Quarantine:
                 self._thread = None
                 why = str(error)
             if self._thread is not None and not self._closed:
-                self._line.put(wanted)
+                self._line.put((wanted, time.monotonic()))
                 return
         finish(wanted, Failure(Cause.PROCESS, why))
 
@@ -96,14 +99,23 @@ class Quarantine:
     # ON ITS OWN THREAD
 
     def _run(self) -> None:
-        while (wanted := self._line.get()) is not None:
-            finish(wanted, self._look_up(wanted))
+        while (item := self._line.get()) is not None:
+            wanted, came = item
+            try:
+                result = self._look_up(wanted, came)
+            except Exception as error:
+                log.exception("%s: internal error in a lookup", wanted.domain)
+                result = Failure(Cause.PROCESS, f"{type(error).__name__}: {error}")
+            finish(wanted, result)
             if self._line.empty():
                 self._end_process()
 
-    def _look_up(self, wanted: Wanted) -> Result:
-        if self.treatment(wanted.domain, time.monotonic()) is Treatment.NOT_NOW:
+    def _look_up(self, wanted: Wanted, came: float) -> Result:
+        now = time.monotonic()
+        if self.treatment(wanted.domain, now) is Treatment.NOT_NOW:
             return Failure(Cause.PROCESS, LEFT_ALONE)
+        if now > came + _PATIENCE:
+            return Failure(Cause.PROCESS, "other domains that it may have ended of came first")
         if self._changed:
             self._end_process()
         try:

@@ -43,6 +43,8 @@ _WAIT = 2.0
 _LULL = 1.0
 # Why a lookup fails while no process runs.
 _NONE = "no such process is running"
+# What is added in the log if a process ended before its first message.
+_EARLY = " before it was ready (standard error may say why; after an upgrade, restart the daemon)"
 # The log levels that the process may use.
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
@@ -406,7 +408,7 @@ class ResolverProcess:
         status = child.reap()
         if not expected:
             self.losses += 1
-            early = "" if child.greeted else " before it was ready (standard error may say why)"
+            early = "" if child.greeted else _EARLY
             log.error("the resolver process ended%s, %s: starting another", early, _how(status))
             if child.greeted:
                 self._died(under_way | child.overdue, [question.wanted for question in over])

@@ -48,6 +48,12 @@ def told(caplog):
     return [line for line in errors(caplog) if "not looking it up for five minutes" in line]
 
 
+def suspect(several, *domains):
+    """Have these domains under suspicion."""
+    for _ in range(suspects.DEATHS):
+        several._quarantine.died(domains)
+
+
 def test_a_poisonous_domain_beside_healthy_ones(pool, child, caplog):
     child(DIES)
     several = pool()
@@ -157,8 +163,7 @@ def test_reload_while_suspects_are_looked_up(pool, child, caplog):
 def test_close_while_suspects_are_looked_up(pool, child):
     child(DIES)
     several = pool()
-    several._quarantine.died(["slow.example", "other.example"])
-    several._quarantine.died(["slow.example", "other.example"])
+    suspect(several, "slow.example", "other.example")
     with ThreadPoolExecutor(2) as threads:
         lookups = Waited(several, LONG)
         found = [threads.submit(lookups.policy_id, "slow.example")]
@@ -169,11 +174,45 @@ def test_close_while_suspects_are_looked_up(pool, child):
     assert lookups.policy_id("other.example").cause is Cause.PROCESS
 
 
+def test_what_nobody_waits_for_any_more_is_not_looked_up(pool, child, monkeypatch):
+    """A long line of suspects that take their time holds up none that come later."""
+    monkeypatch.setattr(quarantine, "_PATIENCE", 0.3)
+    monkeypatch.setattr(supervisor, "_SLACK", 0.5)
+    child(DIES)
+    several = pool()
+    suspect(several, "slow.example", "a.example", "b.example")
+    lookups = Waited(several, 0.5)
+    with ThreadPoolExecutor(2) as threads:
+        slow = threads.submit(lookups.policy_id, "slow.example")
+        wait_for(lambda: len(children()) == 2, "a process of its own")
+        found = threads.submit(lookups.policy_id, "a.example")
+        assert slow.result().cause is Cause.PROCESS
+        why = "other domains that it may have ended of came first"
+        assert found.result() == Failure(Cause.PROCESS, why)
+    assert lookups.policy_id("b.example") == "1"
+
+
+def test_a_bug_in_the_quarantine_ends_one_lookup(pool, child, monkeypatch, caplog):
+    child(DIES)
+    several = pool()
+    suspect(several, "a.example")
+
+    def bug(self):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quarantine.Quarantine, "_running_process", bug)
+        result = Waited(several, TIMEOUT).policy_id("a.example")
+    assert result == Failure(Cause.PROCESS, "MemoryError: ")
+    assert errors(caplog) == ["a.example: internal error in a lookup"]
+    caplog.clear()
+    assert Waited(several, TIMEOUT).policy_id("a.example") == "1"
+
+
 def test_no_thread_for_suspects(pool, child, monkeypatch):
     child(DIES)
     several = pool()
-    several._quarantine.died(["a.example"])
-    several._quarantine.died(["a.example"])
+    suspect(several, "a.example")
 
     def refuse(*_, **__):
         raise RuntimeError("can't start new thread")

@@ -191,7 +191,8 @@ def test_a_program_that_cannot_run(process, child, caplog):
     wait_for(logged(caplog, "before it was ready"), "a word about it")
     one.close()
     assert errors(caplog)[0] == (
-        "the resolver process ended before it was ready (standard error may say why),"
+        "the resolver process ended before it was ready (standard error may say why; after an"
+        " upgrade, restart the daemon),"
         " exit status 1: starting another"
     )
 

@@ -40,6 +40,7 @@ VARIABLES = (
     "LISTEN_PID",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
+    "SYSTEMD_EXEC_PID",
 )
 
 # Puts the descriptors that argv[1] names at 3 and up, and becomes the daemon.
@@ -339,6 +340,24 @@ def test_without_a_manager_there_is_no_thread(monkeypatch):
         assert threading.active_count() == before
 
 
+@pytest.mark.parametrize(
+    ("pid", "address", "starts", "why"),
+    [
+        (str(os.getpid()), True, True, "systemd has started this process"),
+        (str(os.getpid()), False, False, "a unit without Type=notify, such as one for a shell"),
+        ("1", True, False, "systemd has started the script that has started this process"),
+        (None, True, False, "start-stop-daemon without systemd"),
+    ],
+)
+def test_who_starts_the_daemon_anew(path_manager, monkeypatch, pid, address, starts, why):
+    if pid is not None:
+        monkeypatch.setenv("SYSTEMD_EXEC_PID", pid)
+    if address:
+        monkeypatch.setenv("NOTIFY_SOCKET", path_manager.address)
+    with ServiceManager() as told:
+        assert told.starts_anew is starts, why
+
+
 def test_variables_do_not_reach_a_child(start, path_manager):
     [listener] = listen_tcp("127.0.0.1", 0, reuse_port=False)
     with listener:
@@ -348,6 +367,7 @@ def test_variables_do_not_reach_a_child(start, path_manager):
             pass_fds=(listener.fileno(),),
             NOTIFY_SOCKET=path_manager.address,
             WATCHDOG_USEC="30000000",
+            SYSTEMD_EXEC_PID="1",
         )
         assert "READY" in path_manager.hears()
         assert daemon.stdout.readline() == "[]\n"
