@@ -40,7 +40,7 @@ _MOST_DRAINING = 4
 
 
 class ResolverPool:
-    """Spreads lookups over resolver processes. Argument and methods are as in `ResolverProcess`.
+    """Spreads lookups over resolver processes. The argument is as in `ResolverProcess`.
 
     `endings`: how the lookups so far ended, record and policy counted apart.
     `seconds`: how long they took, by type of question.

@@ -65,21 +65,18 @@ class Quarantine:
 
     def ask(self, wanted: Wanted) -> None:
         """Make a lookup when its turn comes, unless its domain is to be left alone by then."""
-        why = "no such process is running"
-        with self._lock:
-            try:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(
-                        target=self._run, name="quarantine", daemon=True
-                    )
-                    self._thread.start()
-            except RuntimeError as error:
-                self._thread = None
-                why = str(error)
-            if self._thread is not None and not self._closed:
+        try:
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("no such process is running")
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="quarantine", daemon=True)
+                    thread.start()
+                    self._thread = thread
                 self._line.put((wanted, time.monotonic()))
-                return
-        finish(wanted, Failure(Cause.PROCESS, why))
+        except RuntimeError as error:
+            # Without a thread as well.
+            finish(wanted, Failure(Cause.PROCESS, str(error)))
 
     def change(self) -> None:
         """Make the lookups in line with a new process. The one under way goes on."""
