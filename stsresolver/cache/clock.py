@@ -22,8 +22,12 @@ class Clock(Protocol):
 class SteadyClock:
     """Whether the wall clock can be believed where it contradicts a stored time.
 
-    A host without a clock of its own starts years behind, and any clock may be set wrong and then
-    right again. One that has not jumped for an hour is right, and what contradicts it is wrong.
+    A host without a clock of its own starts years behind or ahead, and any clock may be set wrong
+    and then right again. One that has not jumped for an hour is right, and what contradicts it is
+    wrong: time servers correct a clock within minutes of its start, and a daemon that is restarted
+    every night is still to remove what has ended.
+
+    The wall clock is to be read first: then no jump lies between that and `is_steady`.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -51,7 +51,7 @@ class _Way:
 class LayeredStore:
     """`memory` in front of `store`, as one `Cache`.
 
-    What could not be written is written when its domain is next needed, or by `purge`.
+    What could not be written is written when its domain is next needed, or by `catch_up`.
     `reads`: what came of asking the store for an entry, "hit", "miss" or "failed".
     """
 
@@ -137,8 +137,8 @@ class LayeredStore:
         self.memory.make_due(now)
         self._change(lambda: self._store.make_due(now), None)
 
-    def purge(self, now: float, limit: int) -> int:
-        """Write what is unwritten, and remove what is past its end; return how many were."""
+    def catch_up(self) -> None:
+        """Write to the store what could not be written."""
         with self._lock:
             unwritten = list(self._unwritten)
         for domain in unwritten:
@@ -147,6 +147,9 @@ class LayeredStore:
                 self._written(domain)
             elif not self._store_put(entry, self._clock.time()):
                 break
+
+    def purge(self, now: float, limit: int) -> int:
+        """Remove what is past its end, from both; return how many were removed at most."""
         removed = self.memory.purge(now, limit)
         return max(removed, self._change(lambda: self._store.purge(now, limit), 0))
 

@@ -43,7 +43,10 @@ class Store(Protocol):
         """Let every entry be due."""
 
     def purge(self, now: float, limit: int) -> int:
-        """Remove at most `limit` entries past their end; return how many were removed."""
+        """Remove at most `limit` entries past their end; return how many were removed.
+
+        Only by a clock that is believed: nothing else removes an entry because of the time.
+        """
 
     def lease(self, holder: str, seconds: float, now: float) -> bool:
         """Take or prolong the right to do the proactive work of this store for some `seconds`.
@@ -64,6 +67,9 @@ class Cache(Store, Protocol):
 
         Meanwhile it may hold entries that it does not return.
         """
+
+    def catch_up(self) -> None:
+        """Write to every part of it what could not be written before."""
 
     @property
     def blocks(self) -> bool:

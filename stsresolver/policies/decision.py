@@ -94,7 +94,7 @@ def due(known: Known, now: Now, times: RenewalTimes, unused_after: float) -> Ste
     known, effects = _present(known, now)
     entry = known.entry
     if entry is None:
-        if known.lapsed is None:
+        if known.lapsed is None or not now.steady:
             return Step(Refresh.LEFT, effects)
         why = "no mail asked for it, or it could not be renewed"
         return Step(Refresh.LEFT, (*effects, Lapse(None), TellLapsed(known.lapsed, why)))
@@ -158,7 +158,8 @@ def _present(known: Known, now: Now) -> tuple[Known, tuple[Effect, ...]]:
 
     A time from the future comes from a clock that was wrong. While it is not known which clock,
     the entry stays as it is. After that its age is unknown, and it is taken as old enough to be
-    fetched again at once.
+    fetched again at once. For the same reason an entry that has ended is removed, and its end
+    announced and told, only by a clock that is believed.
     """
     entry = known.entry
     if entry is None:
@@ -174,9 +175,11 @@ def _present(known: Known, now: Now) -> tuple[Known, tuple[Effect, ...]]:
         entry = replace(entry, checked=0.0)
     if now.wall < entry.end:
         return replace(known, entry=entry), effects
-    mode = entry.policy.mode
-    ended = (*effects, Remove(entry), Lapse(mode), Announce())
-    return replace(known, entry=None, lapsed=mode), ended
+    lapsed = replace(known, entry=None, lapsed=entry.policy.mode)
+    if not now.steady:
+        # A clock that is ahead may go back, and then the policy is in force still.
+        return lapsed, (*effects, Lapse(lapsed.lapsed))
+    return lapsed, (*effects, Remove(entry), Lapse(lapsed.lapsed), Announce())
 
 
 def _resolved(
@@ -264,7 +267,7 @@ def _missed(result: NoPolicy | Failure, known: Known, now: Now, times: RenewalTi
     elif fault := _fault(result, known, now):
         effects = (TellUnknown(result, fault),)
     else:
-        effects = (Lapse(None), TellFailed(result, None, known.lapsed))
+        effects = (Lapse(None), TellFailed(result, None, known.lapsed if now.steady else None))
     return Step(_missing(miss, known, now, times), (Remember(miss), *effects))
 
 

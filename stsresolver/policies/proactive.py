@@ -6,7 +6,8 @@ is due, as `decision` chose it. This module asks the store for the due entries a
 `Policies.refresh`, at most `concurrency_limit` at once, behind the answers. Where several processes
 share a store, the holder of its lease does the work.
 
-It also removes entries past their end. No entry can end the loop.
+It also removes entries that ended a day ago, by a clock that did not jump within the last hour: a
+clock that is ahead would empty the store. No entry can end the loop.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from ..cache.clock import Clock
+from ..cache.clock import Clock, SteadyClock
 from ..cache.store import Cache
 from ..config.settings import ProactiveSettings
 from .in_force import Policies
@@ -37,8 +38,11 @@ PAUSE = 1.0
 _LEASE = 3 * TICK
 # Seconds past its end after which an entry is removed. Most are removed when they are asked for.
 _MARGIN = 86_400.0
-# Entries read at once: a large policy takes half a megabyte.
+# Seconds between two removals of what has ended.
+_PURGE_PAUSE = 3600.0
+# Entries read at once: a large policy takes half a megabyte. More are read where so many stay due.
 _BATCH = 100
+_MAX_BATCH = 3200
 # Entries removed at once.
 _PURGE = 1000
 
@@ -73,10 +77,12 @@ class Proactive:
         self._policies = policies
         self._behind = behind
         self._clock = clock
+        self._steady = SteadyClock(clock)
+        self._next_purge = clock.monotonic()
+        self._purged = 0
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._free = threading.Condition()
         self._running = 0
-        self._progress = 0
         self._leased = 0.0
         self._seen = clock.monotonic()
         # The counts of the last summary.
@@ -113,7 +119,8 @@ class Proactive:
 
     def round(self) -> bool:
         """Do one round; return whether more is left to remove."""
-        more = self._store.purge(self._clock.time() - _MARGIN, _PURGE) >= _PURGE
+        self._store.catch_up()
+        more = self._purge()
         asked, self._asked = self._asked, False
         if asked:
             log.info("proactive fetching: a run over all policies")
@@ -124,15 +131,39 @@ class Proactive:
             self._summarise()
         return more
 
+    def _purge(self) -> bool:
+        """Remove some of what has ended; return whether more is left."""
+        now = self._clock.time()
+        if not self._steady.is_steady() or self._clock.monotonic() < self._next_purge:
+            return False
+        removed = self._store.purge(now - _MARGIN, _PURGE)
+        self._purged += removed
+        if removed >= _PURGE:
+            return True
+        if self._purged:
+            log.info("removed %d policies that ended more than a day ago", self._purged)
+        self._purged = 0
+        self._next_purge = self._clock.monotonic() + _PURGE_PAUSE
+        return False
+
     def _look_at_due(self) -> None:
+        """Have each domain that is due looked at once."""
+        seen: set[str] = set()
+        limit = _BATCH
         while not self._stopped and self._has_lease():
-            domains = [entry.domain for entry in self._store.due(self._clock.time(), _BATCH)]
-            before = self._progress
+            found = [entry.domain for entry in self._store.due(self._clock.time(), limit)]
+            domains = [domain for domain in found if domain not in seen]
             for domain in domains:
                 self._begin(domain)
             self._wait_until(lambda: self._running == 0)
-            if len(domains) < _BATCH or self._progress == before:
+            seen.update(domains)
+            if len(found) < limit:
                 break
+            if not domains:
+                # These stay due, because the clock is in doubt or the store cannot be written.
+                if limit >= _MAX_BATCH:
+                    break
+                limit *= 2
 
     def _run(self) -> None:
         pause = 0.0
@@ -171,7 +202,6 @@ class Proactive:
         with self._free:
             self._running -= 1
             self.looked_at[result] += 1
-            self._progress += result is not Refresh.LEFT
             self._free.notify_all()
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:

@@ -2,8 +2,9 @@
 
 Keys: `<prefix>policy:<domain>`, an entry as JSON; `<prefix>due`, `<prefix>end`, `<prefix>fetched`,
 domains sorted by these times; `<prefix>lease`. Each has a lifetime, so that nothing stays for ever
-when no daemon is left to remove it. The lifetime is a span by the daemon's clock, whatever Redis's
-clock says.
+when no daemon is left to remove it. The daemon says how long it is, and Redis counts it by its own
+clock. It is so long that a clock of Redis's host that is two years ahead removes nothing. What has
+ended is removed by `purge`.
 
 Another program's data under one of these names is neither changed nor removed. In the place of a
 domain it is taken for no entry, nothing is kept for that domain, and the log says so once. In the
@@ -40,8 +41,8 @@ if int(redis.__version__.split(".")[0]) < 5:
 
 log = logging.getLogger(__name__)
 
-# Seconds that a key outlives its policy: time for `purge`, and for clocks that differ.
-MARGIN = 86_400.0
+# Seconds that a key outlives its policy.
+MARGIN = 1000 * 86_400.0
 # Unreadable entries are left out and the next ones read, this many times in one `due`.
 _ROUNDS = 10
 _MAX_WARNED = 10_000

@@ -118,6 +118,7 @@ def test_while_it_fails_memory_goes_on_and_the_log_says_so_once(layered, clock, 
         layered.put(entry(f"{number}.example"), clock.now)
         assert layered.get("example.org") is None
         assert layered.due(NOW, 10) == []
+        layered.catch_up()
         assert layered.purge(NOW, 10) == 0
         assert layered.lease("a", 10.0, NOW)
         layered.touch(entry())
@@ -186,7 +187,7 @@ def test_what_it_missed_is_written_though_nobody_asks(layered, clock, behind):
     layered.put(entry(), NOW)
     behind.fails = False
     clock.later(PAUSE)
-    layered.purge(clock.now, 10)
+    layered.catch_up()
     assert behind.store.get("example.com") == entry()
     assert all(behind.store.get(f"{number}.example") for number in range(3))
     assert layered.due(clock.now, 10) == []

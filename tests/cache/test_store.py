@@ -1,13 +1,19 @@
 """What every store must do. A store is tested by a subclass of `StoreContract` that makes one."""
 
+import logging
 import threading
 from dataclasses import replace
 
 import pytest
 
+from stsresolver.cache.clock import STEADY
 from stsresolver.cache.entry import CLOCK_SKEW, Entry
+from stsresolver.cache.layered import LayeredStore
 from stsresolver.cache.memory import MemoryStore
+from stsresolver.config.settings import ProactiveSettings
 from stsresolver.mta_sts.policy import Mode, Policy
+from stsresolver.policies.proactive import Proactive
+from tests.support.clock import Clock
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -19,6 +25,27 @@ def entry(domain="example.com", fetched=NOW, **changes):
     return replace(
         Entry(domain, "1", POLICY, fetched, fetched, fetched // DAY * DAY, fetched + DAY), **changes
     )
+
+
+def proactive(store, clock):
+    """Return what removes entries from the store by this clock."""
+    return Proactive(
+        LayeredStore(MemoryStore(10), store, grace=60.0, clock=clock),
+        None,
+        settings=ProactiveSettings(enabled=False),
+        behind=None,
+        timeout=4.0,
+        clock=clock,
+    )
+
+
+def pass_time(clock, rounds, seconds):
+    """Let time pass, with a round each ten minutes and at the end."""
+    rounds.round()
+    while seconds > 0:
+        clock.later(min(seconds, 600))
+        seconds -= 600
+        rounds.round()
 
 
 class StoreContract:
@@ -139,6 +166,39 @@ class StoreContract:
         assert store.purge(NOW, 4) == 2
         assert store.purge(NOW, 4) == 0
         assert [bool(store.get(f"{number}.example")) for number in range(10)].count(True) == 4
+
+    @pytest.mark.requirement("KEEP-16")
+    @pytest.mark.parametrize(
+        ("steady", "ahead", "lasting"),
+        [(0, 2 * 365 * DAY, STEADY - 60), (2 * STEADY, 8 * DAY, 20), (STEADY, 9 * DAY, 1800)],
+        ids=["at boot", "for some seconds", "for half an hour"],
+    )
+    def test_a_clock_that_is_ahead_removes_nothing(self, store, steady, ahead, lasting):
+        clock = Clock(NOW)
+        rounds = proactive(store, clock)
+        for number in range(5):
+            store.put(entry(f"{number}.example"), NOW)
+        pass_time(clock, rounds, steady)
+        clock.now += ahead
+        pass_time(clock, rounds, lasting)
+        clock.now -= ahead
+        pass_time(clock, rounds, 2 * STEADY)
+        assert all(store.get(f"{number}.example") for number in range(5))
+
+    @pytest.mark.requirement("KEEP-16")
+    def test_what_has_ended_is_removed_by_a_clock_that_is_believed(self, store, caplog):
+        caplog.set_level(logging.INFO, "stsresolver")
+        clock = Clock(NOW)
+        rounds = proactive(store, clock)
+        for number in range(5):
+            store.put(entry(f"{number}.example", fetched=NOW - 9 * DAY), NOW)
+        store.put(entry(), NOW)
+        pass_time(clock, rounds, STEADY - 60)
+        assert store.get("0.example") is not None
+        pass_time(clock, rounds, 60)
+        assert not any(store.get(f"{number}.example") for number in range(5))
+        assert store.get("example.com") is not None
+        assert caplog.messages == ["removed 5 policies that ended more than a day ago"]
 
     def test_lease(self, store):
         assert store.lease("a", 60.0, NOW)

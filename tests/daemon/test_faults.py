@@ -385,10 +385,16 @@ def test_the_clock_jumps(start, world, clock, tmp_path, kind):
                 for domain in KNOWN[:3]:
                     assert of(address, domain) == in_force(domain), f"{domain} at {jump:+d}"
                 # What was said just now is repeated for a tenth of a second.
-                wait_for(lambda: of(address, SHORT) in lapsed, "its end, for good")
+                right = lapsed if jump else {in_force(SHORT)}
+                wait_for(lambda right=right: of(address, SHORT) in right, f"{SHORT} at {jump:+d}")
         ahead(8 * DAY)
         wait_for(lambda: {of(address, domain) for domain in KNOWN} <= lapsed, "their end")
+        rounds = "proactive fetching: a run over all policies"
+        daemon.process.send_signal(signal.SIGUSR1)
+        wait_for(daemon.says(rounds), "a round, which removes what has ended")
         ahead(0)
+        for domain in (*KNOWN, SHORT):
+            wait_for(lambda domain=domain: of(address, domain) == in_force(domain), "it is back")
         world.faults.clear()
         recovered(address)
 

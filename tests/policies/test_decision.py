@@ -243,7 +243,11 @@ GONE = known(lapsed=Mode.ENFORCE)
         (DNS_FAILS, GONE, UNSTEADY, answer(None, FAULT_PAUSE, Fault.CLOCK),
          [Remember, TellUnknown], "it has ended by a clock that may be ahead"),
         (DNS_FAILS, known(ENDED), UNSTEADY, answer(None, FAULT_PAUSE, Fault.CLOCK),
-         [Remove, Lapse(Mode.ENFORCE), Announce, Remember, TellUnknown], "just now as well"),
+         [Lapse(Mode.ENFORCE), Remember, TellUnknown],
+         "just now as well, and the entry stays in case the clock goes back"),
+        (NO_RECORD, known(ENDED), UNSTEADY, answer(None, GRACE),
+         [Lapse(Mode.ENFORCE), Remember, Lapse(None), TellFailed(NO_RECORD, None, None)],
+         "that it has ended is told when it is certain"),
         (NO_RECORD, GONE, UNSTEADY, answer(None, GRACE), [Remember, Lapse, TellFailed],
          "no clock makes a record vanish"),
         (DNS_FAILS, replace(GONE, faults={Fault.CLOCK: NOW.monotonic - HOUR}), UNSTEADY,
@@ -387,6 +391,12 @@ FUTURE_TODAY = replace(FUTURE, fetched=NOW.wall - DAY, checked=0.0, due=NOW.wall
 )  # fmt: skip
 def test_times_from_the_future(before, now, then, effects, why):
     follows(decision.asked(known(before), now, TIMES), then, effects)
+
+
+@pytest.mark.requirement("KEEP-16")
+def test_with_an_unsteady_clock_a_policy_that_has_ended_is_left_as_it_is():
+    follows(decision.asked(known(ENDED), UNSTEADY, TIMES), Resolve(()), [Lapse(Mode.ENFORCE)])
+    follows(decision.due(known(ENDED), UNSTEADY, TIMES, UNUSED), Refresh.LEFT, [Lapse])
 
 
 def test_with_an_unsteady_clock_a_policy_from_the_future_is_not_looked_at():

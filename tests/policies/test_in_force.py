@@ -766,7 +766,7 @@ def test_changes_are_announced_and_counted():
 
 def test_expiry_is_announced():
     world = published(max_age=1000)
-    world.ask()
+    world.later(STEADY).ask()
     world.record = NO_RECORD
     world.later(1000).ask()
     assert world.changed == [DOMAIN] * 2
@@ -1044,7 +1044,7 @@ def test_a_weaker_policy_is_a_warning_with_both_states(log, before, after, weake
 
 def test_gone_at_expiry_is_a_warning_with_both_states(log):
     world = published(max_age=1000)
-    world.ask()
+    world.later(STEADY).ask()
     world.record = NO_RECORD
     world.later(500).ask()
     logged(log)
@@ -1084,7 +1084,7 @@ def test_expiry_while_the_fetch_fails_is_one_warning(log):
 
 def test_expiry_is_told_though_nobody_asks(log):
     world = published(max_age=1000)
-    world.ask()
+    world.later(STEADY).ask()
     logged(log)
     world.later(1000).refresh(DOMAIN, 4.0, WEEK)
     assert "enforce -> no policy" in logged(log, logging.WARNING)[0][1]

@@ -86,6 +86,11 @@ class TestKeys:
         assert 50_000 < left.pop(prefix + "lease") <= 60_000
         assert all(life - 60_000 < ttl <= life for ttl in left.values())
 
+    def test_a_clock_of_redis_that_is_ahead_by_years_removes_nothing(self, store, client, prefix):
+        """Redis removes what it loads past its lifetime, by its own clock."""
+        store.put(entry(), NOW)
+        assert client.pttl(prefix + "policy:example.com") > 2 * 366 * DAY * 1000
+
     def test_a_touch_leaves_the_lifetime(self, store, client, prefix):
         store.put(entry(), NOW)
         client.pexpire(prefix + "policy:example.com", 500_000)
