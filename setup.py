@@ -1,13 +1,24 @@
-"""Adds the manual pages, rendered from docs/man, to what setup.cfg declares."""
+"""Builds nothing stale, and adds the manual pages of docs/man to what setup.cfg declares."""
 
 from __future__ import annotations
 
+import shutil
 from distutils.command.install_data import install_data
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 MANUALS = Path("docs", "man")
+
+
+class BuildPy(build_py):
+    """Leaves out the modules that an older version of this checkout has left in build/."""
+
+    def run(self) -> None:
+        """Remove the package that was built last, and build it."""
+        shutil.rmtree(Path(self.build_lib, "stsresolver"), ignore_errors=True)
+        super().run()
 
 
 class InstallData(install_data):
@@ -40,4 +51,4 @@ def render(source: Path, page: Path) -> None:
 
 # Every build front end executes this file as __main__.
 if __name__ == "__main__":
-    setup(cmdclass={"install_data": InstallData})
+    setup(cmdclass={"build_py": BuildPy, "install_data": InstallData})

@@ -139,6 +139,21 @@ def test_the_wheel_has_the_package_and_what_belongs_beside_it(tree, built):
     assert "stsresolver/py.typed" in sources
 
 
+def test_the_wheel_has_nothing_of_an_older_checkout(tree, built, tmp_path):
+    """`pip install DIRECTORY` builds in build/lib, which may be full of older modules."""
+    older = tree / "build" / "lib" / "stsresolver" / "older.py"
+    older.parent.mkdir(parents=True)
+    older.write_text("raise SystemExit")
+    try:
+        command = [sys.executable, "-P", "-m", "build", "--wheel", "--outdir", tmp_path, tree]
+        run(*command, cwd="/")
+    finally:
+        shutil.rmtree(tree / "build")
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as found, zipfile.ZipFile(built[1]) as expected:
+        assert found.namelist() == expected.namelist()
+
+
 def test_what_the_wheel_says_of_itself(built):
     _, wheel = built
     with zipfile.ZipFile(wheel) as archive:
