@@ -150,7 +150,8 @@ def _check_host(config: Config, path: str, *, makes_socket: bool) -> None:
         try:
             from .monitoring import metrics  # noqa: F401, PLC0415
         except ImportError as error:
-            lacks("metrics", f"metrics: {error}: pip install 'stsresolver[metrics]'")
+            how = f"{sys.executable} -m pip install 'stsresolver[metrics]'"
+            lacks("metrics", f"metrics: {error}: {how}")
     if isinstance(config.cache, RedisCache):
         try:
             # Nothing is connected before it is needed.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import sys
 import threading
 from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
@@ -28,7 +29,9 @@ from ..config.redis_options import RedisOptionsError, RedisSettings
 from .entry_json import from_json, to_json
 from .redis_scripts import DROP, DUE, LEASE, MAKE_DUE, PURGE, PUT, REMOVE, TOUCH
 
-_NEEDED = "a Redis cache needs redis-py 5 or later: pip install 'stsresolver[redis]'"
+_NEEDED = (
+    f"a Redis cache needs redis-py 5 or later: {sys.executable} -m pip install 'stsresolver[redis]'"
+)
 try:
     import redis
     from redis.backoff import NoBackoff

@@ -397,7 +397,7 @@ def test_redis_without_the_extra(start, cache, looks):
     [line] = daemon.log.read_text().splitlines()
     place = f"{daemon.process.args[-1]}:2"
     assert line.startswith(f"mta-sts-daemon: {place}: cache: a Redis cache needs redis-py 5 or ")
-    assert "pip install 'stsresolver[redis]'" in line
+    assert f"{sys.executable} -m pip install 'stsresolver[redis]'" in line
 
 
 @pytest.mark.parametrize("looks", [[], ["--check-config"], ["--doctor"]])
@@ -411,7 +411,7 @@ def test_all_that_this_host_lacks_is_named_with_its_line(refused, tmp_path, monk
     assert [line.partition(" (")[0] for line in lines] == [
         f"mta-sts-daemon: {config}:1: group: there is no group 'nosuch'",
         f"mta-sts-daemon: {config}:3: cache: a Redis cache needs redis-py 5 or later:"
-        " pip install 'stsresolver[redis]'",
+        f" {sys.executable} -m pip install 'stsresolver[redis]'",
         f"mta-sts-daemon: {config}:4: owner: there is no user '4000000000'",
     ]
 

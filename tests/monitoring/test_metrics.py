@@ -729,7 +729,8 @@ def test_without_prometheus_client(daemon, options):
     status, errors = daemon("metrics: {port: 0}", program).ends()
     assert status == 78
     assert re.search(
-        "config.yml:2: metrics: .*prometheus_client.*: pip install 'stsresolver.metrics.'",
+        "config.yml:2: metrics: .*prometheus_client.*:"
+        f" {re.escape(sys.executable)} -m pip install 'stsresolver.metrics.'",
         errors,
     )
 
