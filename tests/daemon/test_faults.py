@@ -314,7 +314,7 @@ def test_domains_that_hang_do_not_wait_for_each_other(start):
             for number, one in enumerate(clients):
                 one.send(b"%d:postfix hang-%03d.example," % (24, number))
             assert {one.reply() for one in clients} == {NOT_FOUND}
-            assert time.monotonic() - began < 5.0, "one after the other would take 200 s"
+            assert time.monotonic() - began < 20.0, "one after the other would take 200 s"
             load.more(50)
         assert load.longest < 1.0
     recovered(address)

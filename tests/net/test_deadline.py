@@ -129,8 +129,12 @@ def test_refused_after_a_while(full):
 
 def test_what_comes_and_the_end(accepted):
     ours, theirs = accepted(LONG)
-    threading.Timer(0.05, theirs.sendall, [b"12345"]).start()
-    assert run(ours.recv(3)) == b"123"
+
+    def wait(_: Wait) -> bool:
+        theirs.sendall(b"12345")
+        return True
+
+    assert driven(ours.recv(3), wait) == b"123"
     assert run(ours.recv(3)) == b"45"
     theirs.close()
     assert run(ours.recv(3)) == b"" == run(ours.recv(3))

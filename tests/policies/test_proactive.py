@@ -11,6 +11,7 @@ from stsresolver.policies.misses import FETCH_PAUSE
 from stsresolver.policies.proactive import Proactive
 from tests.policies.test_in_force import DNS_FAILS, NO_RECORD, UNFETCHABLE, World
 from tests.support.policies import DAY, WEEK, policy
+from tests.support.socketmap_client import DEADLINE, wait_for
 
 UNUSED = 180 * DAY
 DOMAIN = "example.com"
@@ -231,13 +232,14 @@ def test_no_more_than_the_limit_at_once():
         world.ask(f"{number}.example.com")
     world.later(DAY / 2)
     lock, most, now_running = threading.Lock(), [0], [0]
+    gate = threading.Semaphore(0)
     fetch = world.fetch
 
     def counted(domain):
         with lock:
             now_running[0] += 1
             most[0] = max(most[0], now_running[0])
-        threading.Event().wait(0.005)
+        assert gate.acquire(timeout=DEADLINE)
         with lock:
             now_running[0] -= 1
         return fetch(domain)
@@ -246,8 +248,12 @@ def test_no_more_than_the_limit_at_once():
     proactive = scheduler(
         world, behind=lambda job: threading.Thread(target=job).start(), concurrency_limit=3
     )
-    proactive.round()
-    assert 1 <= most[0] <= 3
+    round_ = threading.Thread(target=proactive.round)
+    round_.start()
+    wait_for(lambda: now_running[0] == 3, "three at once")
+    gate.release(20)
+    round_.join(DEADLINE)
+    assert most[0] == 3
     assert all(world.store.get(f"{n}.example.com").fetched == world.now for n in range(20))
 
 

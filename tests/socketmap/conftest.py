@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from stsresolver.socketmap import connections, server
 from tests.support.served import Served, serving
 
 
@@ -20,3 +22,28 @@ def serve(tmp_path, caplog) -> Iterator[Callable[..., Served]]:
 def everywhere(request, serve) -> Served:
     """A server on each kind of socket."""
     return serve(request.param)
+
+
+class Forward:
+    """The module `time`, whose monotonic clock is put forward by hand."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def later(self, seconds: float) -> None:
+        self._seconds += seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._seconds
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Forward:
+    """The clock of the server and its connections."""
+    clock = Forward()
+    for module in (connections, server):
+        monkeypatch.setattr(module, "time", clock)
+    return clock

@@ -6,6 +6,7 @@ Loopback and UNIX sockets only.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import subprocess
@@ -350,30 +351,31 @@ def test_idle_connections_are_closed(serve, monkeypatch):
 
 
 @pytest.mark.requirement("WIRE-11")
-def test_connection_is_not_idle_after_a_long_lookup(serve, monkeypatch):
-    monkeypatch.setattr(connections, "IDLE_LIMIT", 0.3)
-    monkeypatch.setattr(server, "IDLE_ROUND", 0.02)
+def test_connection_is_not_idle_after_a_long_lookup(serve, clock, monkeypatch):
+    monkeypatch.setattr(server, "ANSWER_LIMIT", math.inf)
+    monkeypatch.setattr(connections, "LOST_LIMIT", math.inf)
     served = serve()
-    with served.client() as client:
+    with served.client() as client, served.client() as idle:
         client.send(frame(b"zone held a"))
         wait_for(served.source.held(1), "the lookup")
-        threading.Event().wait(0.4)
+        clock.later(connections.IDLE_LIMIT)
         served.source.release()
         assert client.reply() == b"LATER zone held a"
-        threading.Event().wait(0.1)
-        assert client.ask(b"zone now b") == b"NOW zone now b"
+        clock.later(server.IDLE_ROUND)
+        # It wakes the server, which looks for idle ones.
+        with served.client():
+            assert idle.is_closed()
+            assert client.ask(b"zone now b") == b"NOW zone now b"
 
 
-def test_asking_connection_is_not_idle(serve, monkeypatch):
-    monkeypatch.setattr(connections, "IDLE_LIMIT", 0.4)
-    monkeypatch.setattr(server, "IDLE_ROUND", 0.02)
+def test_asking_connection_is_not_idle(serve, clock):
     served = serve()
-    with served.client() as constant, served.client() as later:
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end:
+    with served.client() as constant, served.client() as later, served.client() as idle:
+        for _ in range(5):
+            clock.later(connections.IDLE_LIMIT / 2)
             assert constant.ask(b"zone constant a") == b"CONSTANT zone constant a"
             assert later.ask(b"zone later a") == b"LATER zone later a"
-            threading.Event().wait(0.01)
+        assert idle.is_closed()
 
 
 @pytest.mark.requirement("WIRE-12")
