@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from dataclasses import replace
 from .cache.store import StoreError
 from .config.keys import DEFAULT_PATH, ConfigError, load
 from .config.settings import Config, LogSettings, RedisCache
+from .control.commands import Commands
+from .control.server import MODE, ControlServer
 from .lookup.supervisor import StartError
 from .net.file_changes import stamp
 from .net.proxy import Proxy, ProxyError, from_environment
@@ -219,6 +222,7 @@ def _ready(
     """
     sockets = cleanup.enter_context(_listening(config))
     page_sockets = cleanup.enter_context(_listening_for_pages(config))
+    control_socket = cleanup.enter_context(_listening_for_control(config))
     server = SocketmapServer(
         sockets, workers=config.workers, shutdown_timeout=config.shutdown_timeout
     )
@@ -264,6 +268,8 @@ def _ready(
     service.start(give_up if manager.starts_anew else None)
     orders.start()
     _serve_pages(service, config, page_sockets, cleanup)
+    if control_socket is not None:
+        _serve_control(service, control_socket, cleanup)
     names = [listeners.name(one) for one in sockets]
     for name in names:
         log.info("listening on %s", name)
@@ -290,6 +296,17 @@ def _serve_pages(
         server.start()
         cleanup.callback(server.close)
         log.info("metrics and health at %s", listeners.name(one))
+
+
+def _serve_control(
+    service: Service, listener: socket.socket, cleanup: contextlib.ExitStack
+) -> None:
+    """Answer `mta-sts-query cache` from now on."""
+    commands = Commands(service.policies, lambda: service.proactive.timeout)
+    server = ControlServer(listener, commands)
+    server.start()
+    cleanup.callback(server.close)
+    log.info("control at %s", listeners.name(listener))
 
 
 def _reload(service: Service, options: argparse.Namespace) -> None:
@@ -348,6 +365,23 @@ def _listening_for_pages(config: Config) -> Iterator[list[socket.socket]]:
             shared = config.reuse_port
             found = listeners.listen_tcp(settings.host, settings.port, reuse_port=shared)
             yield [cleanup.enter_context(one) for one in found]
+
+
+@contextlib.contextmanager
+def _listening_for_control(config: Config) -> Iterator[socket.socket | None]:
+    """Listen where the cache is looked after, if that is wanted."""
+    if config.control is None:
+        yield None
+        return
+    path = config.control.path
+    if path in (config.path, config.metrics and config.metrics.path):
+        raise listeners.ListenError(f"{path}: control needs a socket of its own")
+    # A daemon that this one takes over from may still listen there: the newest is asked.
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    with _unix(path, MODE) as listener, listener:
+        yield listener
 
 
 @contextlib.contextmanager

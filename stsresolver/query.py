@@ -23,6 +23,7 @@ from functools import partial
 from .config.keys import load
 from .config.settings import Config
 from .config.yaml_schema import ConfigError
+from .inspection import cache_command
 from .inspection.as_json import as_json
 from .inspection.asking import ANSWER_LIMIT, AskError, ask, explained, parse_place
 from .inspection.findings import Inspection
@@ -58,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if argv is None else list(argv)
+    # It is no domain: that has two labels.
+    if words[:1] == ["cache"]:
+        return cache_command.run(words[1:])
     parser = _arguments()
     options = parser.parse_args(argv)
     if (options.domain is None) is (options.file is None):

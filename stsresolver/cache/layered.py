@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import TypeVar
 
 import cachetools
@@ -127,6 +127,28 @@ class LayeredStore:
         self.memory.remove(entry)
         self._change(lambda: self._store.remove(entry), None)
 
+    def scan(self, some: int) -> Iterator[list[Entry]]:
+        """Yield what is in the store, and what is newer in memory; memory alone if it fails."""
+        with self._lock:
+            unwritten = set(self._unwritten)
+        try:
+            for entries in self._store.scan(some):
+                yield [entry for entry in entries if entry.domain not in unwritten]
+        except StoreError as error:
+            log.debug("%s", error)
+            yield from self.memory.scan(some)
+            return
+        yield [entry for domain in unwritten if (entry := self.memory.peek(domain)) is not None]
+
+    def revoke(self, domain: str, until: float) -> None:
+        """Revoke in both. Raise `StoreError` if the store does not take it."""
+        self.memory.revoke(domain, until)
+        self._store.revoke(domain, until)
+
+    def revoked(self, since: float) -> list[tuple[str, float]]:
+        """Return what was revoked in the store; nothing while it cannot be read."""
+        return self._try(self._reading, lambda: self._store.revoked(since), [])
+
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return what is due in the store; in memory, while the store cannot be read."""
         found = self._try(self._reading, lambda: self._store.due(now, limit), None)
@@ -176,6 +198,9 @@ class LayeredStore:
             if stored is not None:
                 self.memory.put(stored, now)
             return stored
+        if stored is None and domain in dict(self._store.revoked(known.fetched)):
+            self.memory.remove(known)
+            return None
         if stored is None or not known.yields_to(stored, now):
             # The store has lost it.
             self._store_put(known, now)

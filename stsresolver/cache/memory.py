@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import cachetools
 
+from ..mta_sts.policy import MAX_MAX_AGE
 from .entry import CLOCK_SKEW, Entry
 
 # Entries read while the lock is held.
@@ -25,6 +26,7 @@ class MemoryStore:
     def __init__(self, size: int) -> None:
         self._entries: cachetools.LRUCache[str, Entry]
         self._entries = cachetools.LRUCache(size, lambda entry: min(size, _weight(entry)))
+        self._revoked: dict[str, float] = {}
         # LRUCache reorders when it is read, so reading needs the lock too.
         self._lock = threading.Lock()
         self.hits = 0
@@ -88,6 +90,23 @@ class MemoryStore:
             known = self._entries.get(entry.domain)
             if known is not None and known.fetched == entry.fetched:
                 del self._entries[entry.domain]
+
+    def revoke(self, domain: str, until: float) -> None:
+        """Remove the entry of `domain` if it was fetched by `until`, and note that."""
+        with self._lock:
+            known = self._entries.get(domain)
+            if known is not None and known.fetched <= until:
+                del self._entries[domain]
+            self._revoked[domain] = max(until, self._revoked.get(domain, until))
+            # Nobody holds a policy for longer.
+            oldest = until - MAX_MAX_AGE
+            self._revoked = {one: when for one, when in self._revoked.items() if when >= oldest}
+
+    def revoked(self, since: float) -> list[tuple[str, float]]:
+        """Return what was revoked."""
+        with self._lock:
+            found = [one for one in self._revoked.items() if one[1] >= since]
+        return sorted(found, key=lambda one: one[1])
 
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return entries that are due."""

@@ -6,6 +6,7 @@ that fails raises `StoreError`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from .entry import Entry
@@ -32,6 +33,18 @@ class Store(Protocol):
 
     def remove(self, entry: Entry) -> None:
         """Forget `entry`, if it is still what the store holds for its domain."""
+
+    def scan(self, some: int) -> Iterator[list[Entry]]:
+        """Yield all entries, about `some` at a time; what changes meanwhile may be missing."""
+
+    def revoke(self, domain: str, until: float) -> None:
+        """Remove the entry of `domain` if it was fetched by `until`, and note that in the store.
+
+        Whatever a process on this store learnt of the domain by `until` is out of date.
+        """
+
+    def revoked(self, since: float) -> list[tuple[str, float]]:
+        """Return domains and `until` of what was revoked for a time from `since` on."""
 
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return at most `limit` entries that are due, those due for the longest first.

@@ -9,9 +9,9 @@ raise `ConfigError` with one line for each thing that is wrong:
 seconds, over 0 and at most 3600
 
 The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: `owner`, `group`,
-`workers`, `log`, `metrics`, `https_proxy`, `no_proxy`, `tlsrpt` in a zone, `unused_after` in
-`proactive_policy_fetching`. A zone has the built-in default for a key that it leaves out, not
-`default_zone`'s.
+`workers`, `log`, `metrics`, `control`, `https_proxy`, `no_proxy`, `tlsrpt` in a zone,
+`unused_after` in `proactive_policy_fetching`. A zone has the built-in default for a key that it
+leaves out, not `default_zone`'s.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .redis_options import RedisOptionsError, redis_settings
 from .settings import (
     CacheSettings,
     Config,
+    ControlSettings,
     InternalCache,
     LogSettings,
     MetricsSettings,
@@ -127,6 +128,14 @@ def _log(entry: Item) -> LogSettings | None:
         entry.wrong(f"file is only for target: file, and the target is {target}")
         return None
     return LogSettings(**values)
+
+
+def _control(entry: Item) -> ControlSettings | None:
+    values = entry.section({"path": _ADDRESS["path"]})
+    if "path" not in values:
+        entry.wrong("path is missing: the name of the socket")
+        return None
+    return ControlSettings(**values)
 
 
 def _metrics(entry: Item) -> MetricsSettings | None:
@@ -258,6 +267,7 @@ _KEYS: Mapping[str, Rule] = {
     "workers": number(int, 1, WORKERS_MAX),
     "log": _log,
     "metrics": _metrics,
+    "control": _control,
     "https_proxy": https_proxy,
     "no_proxy": no_proxy,
     "cache": _cache,

@@ -105,6 +105,13 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """The UNIX socket `path` over which `mta-sts-query cache` asks the daemon."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration; `Config()` is the built-in one.
 
@@ -113,7 +120,7 @@ class Config:
     those of the process. Port 0 lets the kernel choose. `cache_grace`: seconds after a check
     in which a policy is answered without another one. `shutdown_timeout`: seconds that requests
     in flight get when the daemon stops. `workers`: lookups at once. `metrics`: None where nobody
-    asks for them. `https_proxy`, `no_proxy`:
+    asks for them. `control`: None for no such socket. `https_proxy`, `no_proxy`:
     None leaves it to the environment (`proxy.from_environment`). `zones`: by map name;
     any other map name is `default_zone`.
 
@@ -134,6 +141,7 @@ class Config:
     workers: int = 256
     log: LogSettings = LogSettings()
     metrics: MetricsSettings | None = None
+    control: ControlSettings | None = None
     https_proxy: Proxy | None = None
     no_proxy: tuple[str, ...] | None = None
     cache: CacheSettings = InternalCache()

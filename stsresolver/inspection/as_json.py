@@ -48,7 +48,7 @@ def fields(seen: Inspection) -> dict[str, Any]:
             "text": policy.body,
         },
         "mx": None if seen.mx is None else [_mail_host(one, seen.now) for one in seen.mx],
-        "entry": None if seen.entry is None else _entry(seen.entry),
+        "entry": None if seen.entry is None else entry_fields(seen.entry),
         "answer": seen.answer,
         "problems": [
             {"severity": str(one.severity), "code": one.code, "text": one.text}
@@ -105,7 +105,8 @@ def _certificate(certificate: Certificate | None, now: float) -> dict[str, Any] 
     }
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def entry_fields(entry: Entry) -> dict[str, Any]:
+    """Return what a store holds of a domain."""
     return {
         "id": entry.id,
         "mode": str(entry.policy.mode),

@@ -215,7 +215,7 @@ def _answer(host: PolicyHost) -> str:
 
 
 def _policy(policy: Policy, seen: Inspection) -> list[str]:
-    lines = [f"mode {policy.mode}, max_age {policy.max_age} ({_span(policy.max_age)})"]
+    lines = [f"mode {policy.mode}, max_age {policy.max_age} ({span(policy.max_age)})"]
     used = {host.pattern for host in seen.mx or ()}
     for pattern in policy.mx:
         unused = seen.mx is not None and seen.in_force is policy and pattern not in used
@@ -247,11 +247,11 @@ def _entry(seen: Inspection) -> list[str]:
     entry, now = seen.entry, seen.now
     assert entry is not None
     lines = [
-        f"id {entry.id}, mode {entry.policy.mode}, fetched {_span(now - entry.fetched)} ago,"
-        f" ends {_ahead(entry.end - now)}, is looked at next {_ahead(entry.due - now)}"
+        f"id {entry.id}, mode {entry.policy.mode}, fetched {span(now - entry.fetched)} ago,"
+        f" ends {ahead(entry.end - now)}, is looked at next {ahead(entry.due - now)}"
     ]
     if entry.failed:
-        lines.append(f"failed {_span(now - entry.failed)} ago: {entry.failure}")
+        lines.append(f"failed {span(now - entry.failed)} ago: {entry.failure}")
     return lines
 
 
@@ -264,7 +264,7 @@ def _told(seen: Inspection) -> list[str]:
     return lines
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """Return a time for a person."""
     for size, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= size:
@@ -272,5 +272,6 @@ def _span(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} seconds"
 
 
-def _ahead(seconds: float) -> str:
-    return "now" if seconds <= 0 else f"in {_span(seconds)}"
+def ahead(seconds: float) -> str:
+    """Return a time to come for a person."""
+    return "now" if seconds <= 0 else f"in {span(seconds)}"

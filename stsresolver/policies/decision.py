@@ -42,6 +42,7 @@ from .steps import (
     Fetch,
     Known,
     Lapse,
+    LookAgain,
     Now,
     Put,
     Question,
@@ -114,12 +115,22 @@ def renew(known: Known, now: Now, times: RenewalTimes) -> Step:
     return _fetch_again(known, known.entry, known.entry.id, now).after(*effects)
 
 
+def look_again(known: Known, now: Now, times: RenewalTimes) -> Step:
+    """An administrator wants the record and the policy looked up, whatever is known."""
+    _, effects = _present(known, now)
+    return Step(LookAgain(), effects)
+
+
 def came(question: Question, result: Result, known: Known, now: Now, times: RenewalTimes) -> Step:
     """The result of a question came. Raise `TypeError` if it answers another one."""
     known, effects = _present(known, now)
     match question, result:
         case Resolve(known_ids), Found() | NotChanged() | NoPolicy() | Failure():
             step = _resolved(known_ids, result, known, now, times)
+        case LookAgain(), Found(policy, policy_id):
+            step = _found(policy_id, policy, now.day, known, now, times)
+        case LookAgain(), NoPolicy() | Failure():
+            step = _missed(result, known, now, times)
         case Fetch(policy_id), Policy() | Failure():
             step = _fetched(policy_id, result, known, now, times)
         case CheckRecord(entry), str() | NoPolicy() | Failure():

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -23,17 +23,18 @@ import cachetools
 
 from ..cache.clock import Clock, SteadyClock
 from ..cache.entry import Entry
-from ..cache.store import Cache
+from ..cache.store import Cache, StoreError
 from ..counters import Tally
 from ..mta_sts.policy import Mode, Policy
 from ..mta_sts.results import Cause, Failure, Lookup, NoPolicy
 from . import decision
 from .event_log import EventLog
 from .faults import Fault
-from .misses import Key
+from .misses import Key, Miss
 from .negative_cache import NegativeCache
 from .outages import Outages
 from .renewal_times import RenewalTimes
+from .revocations import Revocations
 from .single_flight import Flights, Renewals
 from .steps import (
     Announce,
@@ -43,6 +44,7 @@ from .steps import (
     Fetch,
     Known,
     Lapse,
+    LookAgain,
     Now,
     Put,
     Question,
@@ -70,6 +72,8 @@ log = logging.getLogger(__name__)
 _MOST_RENEWALS = 100
 # Domains whose policy has ended, until they are asked for again.
 _MAX_LAPSED = 20_000
+# Entries read at once.
+_SOME = 500
 
 Job: TypeAlias = Callable[[], None]
 Decide: TypeAlias = Callable[[Known, Now, RenewalTimes], Step]
@@ -160,6 +164,7 @@ class Policies:
         self._flights = Flights[InForce]()
         self._renewals = Renewals()
         self._misses = NegativeCache()
+        self._revocations = Revocations(clock.time())
         self._lock = threading.Lock()
         # Modes of policies that came to their end, until a lookup says what follows.
         self._lapsed: MutableMapping[str, Mode] = cachetools.LRUCache(_MAX_LAPSED)
@@ -220,6 +225,63 @@ class Policies:
         else:
             done(Refresh.LEFT)
 
+    # BY HAND: what an administrator asks for. The store may block the calling thread.
+
+    def known(self, domain: str) -> tuple[Entry | None, list[tuple[Key, Miss]]]:
+        """Return what is stored of a domain, and which lookups of it gave no policy."""
+        misses = [one for one in self._misses.scan() if one[0][0] == domain]
+        return self._store.get(domain), misses
+
+    def all_known(self) -> tuple[Iterator[list[Entry]], list[tuple[Key, Miss]]]:
+        """Return all that is stored, in parts, and all lookups that gave no policy."""
+        return self._store.scan(_SOME), self._misses.scan()
+
+    def forget(self, domain: str) -> None:
+        """Forget all that is known of a domain, in every process on the same store.
+
+        Raise `StoreError` if the store does not take it; then this process alone has forgotten.
+        """
+        entry = self._store.get(domain)
+        now = self._clock.time()
+        try:
+            # A time from the future comes from a clock that was wrong.
+            self._store.revoke(domain, now if entry is None else max(now, entry.fetched))
+        finally:
+            self._drop(domain)
+
+    def look_again(self, domain: str, timeout: float, done: Callable[[InForce], None]) -> None:
+        """Look a domain up, whatever is known; call `done` once with what is in force then."""
+        self._misses.forget(domain)
+        key = domain, timeout
+
+        def end(answer: Answer | Refresh, change: int) -> None:
+            assert isinstance(answer, Answer)
+            # What was answered for want of a policy may be out of date.
+            self._announce(domain)
+            done(_in_force(answer, change))
+
+        def failed() -> None:
+            done(InForce(None, self._clock.monotonic(), self.changes, Fault.BUG))
+
+        self._take_and_flush(_Task(key, end, failed), decision.look_again)
+
+    def notice_revoked(self) -> None:
+        """Forget what another process on the same store has revoked."""
+        found = self._store.revoked(self._revocations.since)
+        for domain, until in self._revocations.news(found, self._clock.time()):
+            try:
+                self._store.revoke(domain, until)
+            except StoreError as error:
+                log.debug("%s", error)
+            self._drop(domain)
+
+    def _drop(self, domain: str) -> None:
+        """Forget what this process alone knows of a domain."""
+        self._misses.forget(domain)
+        self._lapse(domain, None)
+        self._announce(domain)
+        log.info("%s: forgotten, as it was asked for", domain)
+
     # STEPS
 
     def _go_on(self, task: _Task, decide: Decide) -> None:
@@ -256,6 +318,8 @@ class Policies:
         match question:
             case Resolve(known_ids):
                 lookups.begin_resolve(domain, known_ids, done)
+            case LookAgain():
+                lookups.begin_resolve(domain, (), done)
             case CheckRecord():
                 lookups.begin_policy_id(domain, done)
             case Fetch() | Refetch():

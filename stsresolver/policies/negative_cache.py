@@ -41,6 +41,18 @@ class NegativeCache:
             else:
                 self._misses[key] = miss
 
+    def scan(self) -> list[tuple[Key, Miss]]:
+        """Return all misses, old ones included."""
+        with self._lock:
+            return list(self._misses.items())
+
+    def forget(self, domain: str) -> None:
+        """Forget the misses and pauses of a domain."""
+        with self._lock:
+            for table in (self._misses, self._pauses):
+                for key in [key for key in table if key[0] == domain]:
+                    del table[key]
+
     def pause(self, key: Key, pause: Pause) -> None:
         """Keep a pause in place of an earlier one of the same id."""
         with self._lock:

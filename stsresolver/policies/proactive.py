@@ -7,7 +7,8 @@ is due, as `decision` chose it. This module asks the store for the due entries a
 share a store, the holder of its lease does the work.
 
 It also removes entries that ended a day ago, by a clock that did not jump within the last hour: a
-clock that is ahead would empty the store. No entry can end the loop.
+clock that is ahead would empty the store. It drops what another process revoked. No entry can end
+the loop.
 """
 
 from __future__ import annotations
@@ -173,7 +174,10 @@ class Proactive:
             self._seen = self._clock.monotonic()
             self.rounds += 1
             try:
-                pause = PAUSE if self.round() else TICK
+                self._policies.notice_revoked()
+                # What is revoked in the store is noticed within `cache_grace`.
+                often = min(TICK, max(PAUSE, self._policies.times.grace / 2))
+                pause = PAUSE if self.round() else often
             except Exception:
                 self.failures += 1
                 log.exception("internal error in proactive fetching")

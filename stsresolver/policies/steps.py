@@ -105,8 +105,14 @@ class Refetch:
     entry: Entry
 
 
-Question: TypeAlias = Resolve | Fetch | CheckRecord | Refetch
-# What a question may end in: that of `Resolve`, of `CheckRecord`, and of the two that fetch.
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    """Look up record and policy anew, because an administrator wants to."""
+
+
+Question: TypeAlias = Resolve | Fetch | CheckRecord | Refetch | LookAgain
+# What a question may end in: that of `Resolve` and `LookAgain`, of `CheckRecord`, and of the two
+# that fetch.
 Result: TypeAlias = Lookup | str | Policy
 
 

@@ -1,7 +1,8 @@
 """Policies in Redis, shared by all daemons that use the same database and prefix.
 
 Keys: `<prefix>policy:<domain>`, an entry as JSON; `<prefix>due`, `<prefix>end`, `<prefix>fetched`,
-domains sorted by these times; `<prefix>lease`. Each has a lifetime, so that nothing stays for ever
+domains sorted by these times; `<prefix>lease`; `<prefix>revoked`, domains sorted by the time until
+which what was learnt of them is out of date. Each has a lifetime, so that nothing stays for ever
 when no daemon is left to remove it. The daemon says how long it is, and Redis counts it by its own
 clock. It is so long that a clock of Redis's host that is two years ahead removes nothing. What has
 ended is removed by `purge`.
@@ -26,8 +27,9 @@ import cachetools
 from ..cache.entry import CLOCK_SKEW, Entry
 from ..cache.store import StoreError
 from ..config.redis_options import RedisOptionsError, RedisSettings
+from ..mta_sts.policy import MAX_MAX_AGE
 from .entry_json import from_json, to_json
-from .redis_scripts import DROP, DUE, LEASE, MAKE_DUE, PURGE, PUT, REMOVE, TOUCH
+from .redis_scripts import DROP, DUE, LEASE, MAKE_DUE, PURGE, PUT, REMOVE, REVOKE, TOUCH
 
 _NEEDED = (
     f"a Redis cache needs redis-py 5 or later: {sys.executable} -m pip install 'stsresolver[redis]'"
@@ -86,10 +88,12 @@ class RedisStore:
         self._entries = settings.prefix + "policy:"
         self._indexes = [settings.prefix + name for name in ("due", "end", "fetched")]
         self._lease_key = settings.prefix + "lease"
+        self._revoked_key = settings.prefix + "revoked"
         register = self._redis.register_script
         self._put, self._touch, self._remove = register(PUT), register(TOUCH), register(REMOVE)
         self._due, self._drop, self._purge = register(DUE), register(DROP), register(PURGE)
         self._make_due, self._lease = register(MAKE_DUE), register(LEASE)
+        self._revoke = register(REVOKE)
         self._lock = threading.Lock()
         self._warned: MutableMapping[str, None] = cachetools.LRUCache(_MAX_WARNED)
 
@@ -120,6 +124,39 @@ class RedisStore:
     def remove(self, entry: Entry) -> None:
         """Forget `entry`, if no other has taken its place."""
         self._write(self._remove, entry.domain, [entry.domain, repr(entry.fetched)])
+
+    def scan(self, some: int) -> Iterator[list[Entry]]:
+        """Yield all entries, by the end of their policies."""
+        index, start = self._indexes[1], 0
+        while True:
+            with self._errors():
+                names: Any = self._redis.zrange(index, start, start + some - 1)
+                if not names:
+                    return
+                texts: Any = self._redis.mget([self._entries.encode() + name for name in names])
+            start += some
+            found = zip(names, texts, strict=True)
+            read = (self._read(name.decode(errors="replace"), text) for name, text in found if text)
+            yield [entry for entry in read if entry is not None]
+
+    def revoke(self, domain: str, until: float) -> None:
+        """Remove an entry, and note that."""
+        keys = [*self._indexes, self._entries + domain, self._revoked_key]
+        # Nobody holds a policy for longer.
+        lifetime = int((MAX_MAX_AGE + MARGIN) * 1000)
+        reply = self._run(
+            self._revoke, keys, [domain, repr(until), repr(until - MAX_MAX_AGE), lifetime]
+        )
+        if reply == self._revoked_key.encode():
+            raise StoreError(f"{self._name}: the key {reply!a} is another program's")
+
+    def revoked(self, since: float) -> list[tuple[str, float]]:
+        """Return what was revoked."""
+        with self._errors():
+            found: Any = self._redis.zrangebyscore(
+                self._revoked_key, since, "+inf", withscores=True
+            )
+        return [(name.decode(errors="replace"), until) for name, until in found]
 
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return entries that are due."""

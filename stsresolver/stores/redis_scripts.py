@@ -147,6 +147,25 @@ return #domains
 """
 )
 
+# KEYS[5]: domains by the time until which what was learnt of them is out of date. ARGV: domain,
+# that time, the time before which nothing is left, lifetime in ms.
+REVOKE = (
+    _COMMON
+    + """
+local kind = redis.call('TYPE', KEYS[5]).ok
+if kind ~= 'zset' and kind ~= 'none' then return KEYS[5] end
+local fetched = fetched_of(KEYS[4], ARGV[1])
+if fetched and fetched <= tonumber(ARGV[2]) then
+  redis.call('DEL', KEYS[4])
+  forget(ARGV[1])
+end
+redis.call('ZADD', KEYS[5], 'GT', ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. ARGV[3])
+redis.call('PEXPIRE', KEYS[5], ARGV[4])
+return 1
+"""
+)
+
 # KEYS[1]: the lease. ARGV: holder, ms. A lease always has a lifetime: what has none is not ours.
 LEASE = """
 local kind = redis.call('TYPE', KEYS[1]).ok

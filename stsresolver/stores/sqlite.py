@@ -11,12 +11,13 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 from ..cache.entry import CLOCK_SKEW, Entry
 from ..cache.store import StoreError
-from ..mta_sts.policy import MAX_STORED_SIZE, parse_policy
+from ..mta_sts.policy import MAX_MAX_AGE, MAX_STORED_SIZE, parse_policy
 from ..mta_sts.record import checked_id
 from ..net.domain_names import is_host_name
 from . import older_daemon
@@ -56,6 +57,15 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    (
+        """
+        CREATE TABLE revoked (
+            domain TEXT NOT NULL UNIQUE,
+            until REAL NOT NULL
+        )
+        """,
+        "CREATE INDEX revoked_until ON revoked (until)",
+    ),
 )
 
 _FIELDS = "domain, id, policy, fetched, checked, asked, due, failed, failure, expiry"
@@ -86,6 +96,14 @@ _TOUCH = """
     WHERE domain = :domain AND fetched = :fetched
 """
 _REMOVE = "DELETE FROM policy WHERE domain = :domain AND fetched = :fetched"
+_AFTER = f"SELECT rowid, {_FIELDS} FROM policy WHERE domain > ? ORDER BY domain"
+_REVOKE = "DELETE FROM policy WHERE domain = :domain AND fetched <= :until"
+_NOTE_REVOKED = """
+    INSERT INTO revoked (domain, until) VALUES (:domain, :until)
+    ON CONFLICT (domain) DO UPDATE SET until = max(until, excluded.until)
+"""
+_REVOKED = "SELECT domain, until FROM revoked WHERE until >= ? ORDER BY until"
+_PURGE_REVOKED = "DELETE FROM revoked WHERE until < ?"
 _DROP = "DELETE FROM policy WHERE rowid = ?"
 _MAKE_DUE = """
     UPDATE policy SET due = :now
@@ -147,6 +165,28 @@ class SqliteStore:
     def remove(self, entry: Entry) -> None:
         """Forget `entry`, if no other has taken its place."""
         self._write(_REMOVE, _values(entry))
+
+    def scan(self, some: int) -> Iterator[list[Entry]]:
+        """Yield all entries."""
+        last = ""
+        while entries := self._read(_AFTER, (last,), some):
+            yield entries
+            last = entries[-1].domain
+
+    def revoke(self, domain: str, until: float) -> None:
+        """Remove an entry, and note that."""
+        values = {"domain": domain, "until": until}
+        with self._database.transaction() as connection:
+            connection.execute(_REVOKE, values)
+            connection.execute(_NOTE_REVOKED, values)
+            # Nobody holds a policy for longer.
+            connection.execute(_PURGE_REVOKED, (until - MAX_MAX_AGE,))
+
+    def revoked(self, since: float) -> list[tuple[str, float]]:
+        """Return what was revoked."""
+        with self._database.connection() as connection:
+            rows = connection.execute(_REVOKED, (since,)).fetchall()
+        return [(domain.decode("utf-8", "replace"), until) for domain, until in rows]
 
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return entries that are due."""

@@ -200,6 +200,47 @@ class StoreContract:
         assert store.get("example.com") is not None
         assert caplog.messages == ["removed 5 policies that ended more than a day ago"]
 
+    def test_scan_gives_every_entry_once(self, store):
+        assert [*store.scan(3)] in ([], [[]])
+        for number in range(10):
+            store.put(entry(f"{number}.example", fetched=NOW - number), NOW)
+        batches = list(store.scan(3))
+        assert all(len(batch) <= 10 for batch in batches)
+        found = sorted((one for batch in batches for one in batch), key=lambda one: one.domain)
+        assert found == [entry(f"{number}.example", fetched=NOW - number) for number in range(10)]
+
+    @pytest.mark.parametrize(
+        ("until", "left", "why"),
+        [
+            (NOW - 0.5, True, "it was fetched later"),
+            (NOW, False, "then"),
+            (NOW + 1, False, "it was fetched earlier"),
+        ],
+    )
+    def test_revoke(self, store, until, left, why):
+        store.put(entry(), NOW)
+        store.put(entry("example.net"), NOW)
+        store.revoke("example.com", until)
+        assert bool(store.get("example.com")) is left, why
+        assert store.get("example.net") is not None
+        assert store.due(NOW + DAY, 10) == [*[entry()] * left, entry("example.net")]
+
+    def test_revoke_of_what_is_not_there(self, store):
+        store.revoke("example.com", NOW)
+        store.put(entry(fetched=NOW + 1), NOW + 1)
+        assert store.get("example.com") == entry(fetched=NOW + 1), "fetched since"
+
+    def test_revoked(self, store):
+        for domain, until in (("a.org", NOW), ("b.org", NOW + 10), ("a.org", NOW + 5)):
+            store.revoke(domain, until)
+        store.revoke("a.org", NOW)
+        everything = [("a.org", NOW + 5), ("b.org", NOW + 10)]
+        assert store.revoked(0.0) == everything
+        assert store.revoked(NOW + 5) == everything
+        assert store.revoked(NOW + 6) == [("b.org", NOW + 10)]
+        store.revoke("c.org", NOW + 400 * DAY)
+        assert store.revoked(0.0) == [("c.org", NOW + 400 * DAY)], "nobody has what is older"
+
     def test_lease(self, store):
         assert store.lease("a", 60.0, NOW)
         assert store.lease("a", 60.0, NOW + 30), "prolonged"

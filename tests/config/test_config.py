@@ -8,6 +8,7 @@ from stsresolver.config import keys
 from stsresolver.config.keys import (
     Config,
     ConfigError,
+    ControlSettings,
     InternalCache,
     LogSettings,
     ProactiveSettings,
@@ -55,9 +56,12 @@ def problems(text, name="f.yml"):
     return caught.value.problems
 
 
-def test_example_is_the_built_in_configuration():
+CONTROL = ControlSettings("/run/mta-sts-daemon/control")
+
+
+def test_example_is_the_built_in_configuration_with_a_control_socket():
     example = keys.load(str(EXAMPLE))
-    assert example == Config()
+    assert example == Config(control=CONTROL)
     assert example.warnings == ()
 
 
@@ -79,6 +83,7 @@ def test_example_with_its_comments_switched_on():
     )
     text = text.replace("target: stderr\n", "target: file\n").replace("#file: ", "file: ")
     assert parse(text) == Config(
+        control=CONTROL,
         path="/var/spool/postfix/mta-sts/socket",
         mode=0o666,
         log=LogSettings(target="file", file="/var/log/mta-sts-daemon.log"),
@@ -284,7 +289,8 @@ MODE = "an octal number with a leading zero, from 0 to 0777, such as 0660"
 GRACE = "a number of seconds from 0 to 31557600"
 TOP = (
     "host, port, path, mode, owner, group, reuse_port, cache_grace, shutdown_timeout, workers, "
-    "log, metrics, https_proxy, no_proxy, cache, proactive_policy_fetching, default_zone, zones"
+    "log, metrics, control, https_proxy, no_proxy, cache, proactive_policy_fetching, "
+    "default_zone, zones"
 )
 ZONE = "strict_testing, timeout, require_sni, tlsrpt"
 SECTION = "a section of KEY: VALUE lines"

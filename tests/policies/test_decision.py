@@ -24,6 +24,7 @@ from stsresolver.policies.steps import (
     Fetch,
     Known,
     Lapse,
+    LookAgain,
     Now,
     Put,
     Refetch,
@@ -124,6 +125,11 @@ def test_asked(before, then, effects, why):
     follows(decision.asked(before, NOW, TIMES), then, effects)
 
 
+@pytest.mark.parametrize("before", [known(), known(YOUNG), known(miss=miss(1000))])
+def test_a_look_again_asks_whatever_is_known(before):
+    follows(decision.look_again(before, NOW, TIMES), LookAgain(), [])
+
+
 FAILED_TOUCH = Touch(replace(YOUNG, asked=NOW.day, failed=NOW.wall, failure=str(DNS_FAILS)))
 CHECKED = replace(YOUNG, checked=NOW.wall)
 
@@ -191,6 +197,16 @@ CAME = [
      "which of two policies is newer shows at the next lookup"),
     (Resolve(()), Failure(Cause.STATUS, "404", "1"), known(YOUNG), answer(ENFORCE, GRACE),
      [TellWorks, Touch], "an id that was put in force meanwhile counts as checked"),
+    # To an administrator.
+    (LookAgain(), Found(OTHER, "1"), known(YOUNG, pauses=(pause("1"),)), answer(OTHER, GRACE),
+     [Remember(None), Lapse(None), Put, TellWorks, TellChanged, Announce()],
+     "a look again takes the policy that is served, whatever the id says"),
+    (LookAgain(), Found(ENFORCE, "1"), known(YOUNG), answer(ENFORCE, GRACE),
+     [Remember(None), Lapse(None), Put, TellWorks], "the same policy begins anew"),
+    (LookAgain(), NO_RECORD, known(YOUNG), answer(ENFORCE, GRACE), [Remember, Touch, TellFailed],
+     "§3.1: what is in force stays in force"),
+    (LookAgain(), DNS_FAILS, known(), answer(None, GRACE), [Remember, Lapse(None), TellFailed],
+     "a failure is remembered as for mail"),
 ]  # fmt: skip
 
 

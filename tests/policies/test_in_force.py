@@ -12,7 +12,9 @@ import pytest
 
 from stsresolver.cache.clock import STEADY, SteadyClock
 from stsresolver.cache.entry import Entry
+from stsresolver.cache.layered import LayeredStore
 from stsresolver.cache.memory import MemoryStore
+from stsresolver.cache.store import StoreError
 from stsresolver.mta_sts.policy import Mode
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.policies.decision import FAULT_PAUSE, MAX_NEGATIVE_TTL
@@ -1120,3 +1122,155 @@ def test_an_address_that_cannot_be_looked_up_is_no_failing_record(log):
     for _ in range(10):
         world.later(GRACE).ask()
     assert len(logged(log)) == 1
+
+
+# BY HAND
+
+
+def two_processes():
+    """Return two worlds on one store, each with a memory of its own in front of it."""
+    first, second = published(), published()
+    shared = MemoryStore(1000)
+    for world in (first, second):
+        world.store = LayeredStore(MemoryStore(1000), shared, grace=GRACE, clock=world)
+        world.policies._store = world.store
+    return first, second, shared
+
+
+def test_a_forgotten_policy_is_looked_up_anew():
+    world = published()
+    assert world.mode() is Mode.ENFORCE
+    world.record = NO_RECORD
+    world.policies.forget(DOMAIN)
+    assert world.changed[-1] == DOMAIN, "ready replies go"
+    assert world.store.get(DOMAIN) is None
+    assert world.mode() is None
+
+
+def test_a_forgotten_miss_is_looked_up_anew():
+    world = World(NoPolicy(Cause.NO_RECORD, ttl=1800), policy())
+    assert world.mode() is None
+    world.record = "1"
+    assert world.mode() is None, "it is remembered"
+    world.policies.forget(DOMAIN)
+    assert world.mode() is Mode.ENFORCE
+
+
+def test_a_forgotten_id_is_fetched_again():
+    world = World("1", UNFETCHABLE)
+    world.ask()
+    world.served = policy()
+    world.policies.forget(DOMAIN)
+    assert world.mode() is Mode.ENFORCE
+
+
+def test_a_policy_from_the_future_can_be_forgotten():
+    world = published()
+    world.ask()
+    world.later(-DAY)
+    world.policies.forget(DOMAIN)
+    assert world.store.get(DOMAIN) is None
+
+
+def test_other_processes_on_the_store_forget_too_and_nobody_writes_it_back():
+    first, second, shared = two_processes()
+    for world in (first, second):
+        assert world.mode() is Mode.ENFORCE
+    second.later(1)
+    first.later(1)
+    for world in (first, second):
+        world.record = NO_RECORD
+    first.policies.forget(DOMAIN)
+    assert second.mode() is Mode.ENFORCE, "within grace it has not noticed"
+    second.policies.notice_revoked()
+    assert second.changed[-1] == DOMAIN
+    assert second.mode() is None
+    assert shared.get(DOMAIN) is None
+    again = len(second.changed)
+    second.policies.notice_revoked()
+    assert len(second.changed) == again, "it is news once"
+
+
+def test_what_was_revoked_is_not_taken_for_lost():
+    """A process that has not noticed yet does not put it back, whatever mail asks."""
+    first, second, shared = two_processes()
+    for world in (first, second):
+        world.ask()
+        world.later(1)
+        world.record = NO_RECORD
+    first.policies.forget(DOMAIN)
+    second.later(GRACE)
+    assert second.mode() is None
+    assert shared.get(DOMAIN) is None
+
+
+def test_what_another_process_fetched_since_stays():
+    first, second, shared = two_processes()
+    second.ask()
+    first.later(1)
+    first.policies.forget(DOMAIN)
+    first.later(1).ask()
+    second.later(3)
+    second.policies.notice_revoked()
+    assert shared.get(DOMAIN).fetched == first.time()
+    assert second.mode() is Mode.ENFORCE
+
+
+def test_a_store_that_does_not_take_it_is_told(monkeypatch):
+    world, _, shared = two_processes()
+    world.ask()
+
+    def fails(*_):
+        raise StoreError("away")
+
+    monkeypatch.setattr(shared, "revoke", fails)
+    with pytest.raises(StoreError, match="away"):
+        world.policies.forget(DOMAIN)
+    assert world.store.peek(DOMAIN) is None
+    assert world.changed[-1] == DOMAIN
+
+
+def look_again(world):
+    results = []
+    world.policies.look_again(DOMAIN, 4.0, results.append)
+    (result,) = results
+    return result.policy
+
+
+def test_a_look_again_finds_what_was_published_under_the_same_id():
+    world = published()
+    world.ask()
+    world.served = policy(Mode.NONE)
+    world.later(GRACE)
+    assert world.mode() is Mode.ENFORCE, "the id is the same"
+    assert look_again(world).mode is Mode.NONE
+    assert world.mode() is Mode.NONE
+
+
+def test_a_look_again_ends_a_miss_and_a_pause():
+    world = World("1", UNFETCHABLE)
+    world.ask()
+    world.served = policy()
+    assert world.mode() is None
+    assert look_again(world).mode is Mode.ENFORCE
+    assert world.mode() is Mode.ENFORCE
+
+
+def test_a_look_again_that_fails_leaves_the_policy_in_force():
+    world = published()
+    world.ask()
+    world.record = DNS_FAILS
+    assert look_again(world).mode is Mode.ENFORCE
+    entry, misses = world.policies.known(DOMAIN)
+    assert entry.failure == str(DNS_FAILS)
+    assert [(key, miss.result) for key, miss in misses] == [((DOMAIN, 4.0), DNS_FAILS)]
+
+
+def test_all_that_is_known():
+    world = published()
+    world.ask()
+    world.record = NO_RECORD
+    world.ask("none.example")
+    entries, misses = world.policies.all_known()
+    assert [entry.domain for some in entries for entry in some] == [DOMAIN]
+    assert [key for key, _ in misses] == [("none.example", 4.0)]

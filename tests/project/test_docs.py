@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
 import os
@@ -17,6 +18,7 @@ import pytest
 
 from stsresolver import daemon, query
 from stsresolver.config.keys import Config, parse
+from stsresolver.inspection import cache_command
 from tests.support.log_lines import ALL_LINES, CODE, HOLE, LINES, PASSING_ON, TOLD
 
 try:
@@ -90,12 +92,19 @@ def test_the_readme_names_the_page(name):
         assert name in page("README.rst").astext()
 
 
-def options(program) -> set[str]:
-    parser = program._arguments()
-    return {option for action in parser._actions for option in action.option_strings}
+def options(parser) -> set[str]:
+    """Return the options of a parser, and of its commands."""
+    found = {option for action in parser._actions for option in action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= set().union(*map(options, action.choices.values()))
+    return found
 
 
-OPTIONS = {"mta-sts-daemon": options(daemon), "mta-sts-query": options(query)}
+OPTIONS = {
+    "mta-sts-daemon": options(daemon._arguments()),
+    "mta-sts-query": options(query._arguments()) | options(cache_command.arguments()),
+}
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -19,6 +19,7 @@ from stsresolver import __version__, daemon, query
 from stsresolver.config import redis_options
 from stsresolver.config.effective import effective
 from stsresolver.config.keys import DEFAULT_PATH, Config, ConfigError, MetricsSettings, parse
+from stsresolver.inspection import cache_command
 from stsresolver.process import arguments, output
 from tests.support.missing import not_installed
 
@@ -99,6 +100,7 @@ def keys():
     """Return what the code has: {dotted key: (what is allowed, default)}, but for the cache's."""
     defaults = yaml.safe_load("\n".join(effective(Config(), "", {})))
     defaults["metrics"] = asdict(MetricsSettings())
+    defaults["control"] = {"path": None}
     found = {}
     for name in names("", {"x": 1}):
         words = allowed(name, {name: [[]]})
@@ -149,6 +151,7 @@ IN_FILE = [
     "ANSWERS",
     "LOG",
     "METRICS",
+    "CONTROL",
     "WAY OUT",
     "CACHE",
     "PROACTIVE FETCHING",
@@ -293,7 +296,7 @@ def test_every_exit_status():
     of_daemon = exit_statuses(daemon) | of_both | {0, 1}
     assert set(sections(DAEMON)["EXIT STATUS"]) == {str(one) for one in of_daemon}
     of_query = (
-        exit_statuses(query)
+        exit_statuses(query, cache_command)
         | of_both
         | {
             *(query._POLICY, query._NONE, query._FAILURE, query._REFUSED),
