@@ -27,7 +27,7 @@ from ..mta_sts.resolver import Resolver
 from ..mta_sts.results import Cause, Failure, Found
 from ..net import certificate_guard
 from ..net.proxy import Proxy
-from ..net.steps import Steps
+from ..net.steps import NoTurn, Steps
 from ..version import __version__
 from .loop import Loop
 from .messages import (
@@ -190,6 +190,8 @@ def _answer(resolver: Resolver, what: str, domain: str, known_ids: list[str]) ->
     try:
         result: Result = yield from _look_up(resolver, what, domain, known_ids)
         return result
+    except NoTurn:
+        return Failure(Cause.PROCESS, "it got no CPU for 15 seconds: this host has too much to do")
     except Exception as error:
         log.exception("%s: internal error in a lookup", domain)
         return Failure(Cause.PROCESS, f"{type(error).__name__}: {error}")

@@ -4,16 +4,21 @@ A lookup is work in steps (`net.steps`). The loop runs its steps until the looku
 network, waits for all lookups at once with epoll(7), and goes on with those for which an event has
 come or whose time is over.
 
-                 start                    event, or time over
-    question ------------> running <------------------------- waiting
-                              |  \\____________________________/
-                              |             would wait
-                              v
-                            done(result)
+                            would wait
+    question ----> running ------------> waiting
+                   |     ^                  | event, or time over
+                   v     | its turn         v
+          done(result)   +---------------- ready
 
-Running lookups continue before new questions are taken. While they compute for more than `QUICK`
-seconds a turn, no question is taken. But none is put off for more than `PATIENCE` seconds, so that
-a policy host that dribbles bytes does not keep all others waiting.
+Lookups that have used little CPU go on before those that have used much, so that no policy host
+delays the others by what it has us compute. Up to `USUAL` seconds all are equal, and the first one
+goes on first.
+
+The clock of a lookup (`steps.now`) stands still while it is ready. After `NO_TURN` seconds of that
+it gets `steps.NoTurn` instead of its event.
+
+Ready lookups that have used little continue before new questions are taken, but no question is put
+off for more than `PATIENCE` seconds.
 """
 
 from __future__ import annotations
@@ -23,26 +28,42 @@ import itertools
 import math
 import select
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ..net.steps import Steps, Wait
+from ..net.steps import NoTurn, Steps, Wait, clock
 
-# Seconds of a turn after which questions are put off: the running lookups fill the core.
-QUICK = 0.002
+# Seconds of CPU that a lookup uses as a rule, at most: one with a policy takes 1.5 ms.
+USUAL = 0.005
+# Seconds for which ready lookups run before the loop looks at the network again.
+SLICE = 0.002
 # Seconds for which a question is put off at most.
 PATIENCE = 0.02
+# Seconds for which a lookup waits for its turns, all together, at most.
+NO_TURN = 15.0
 
 
 class _Lookup:
-    """A lookup under way. `wait`: what it waits for."""
+    """A lookup under way.
 
-    __slots__ = ("done", "steps", "wait")
+    `wait`: what it waits for, None while it is ready or runs.
+    `ready`: since when it is ready (monotonic), None while it waits or runs.
+    `came`: the descriptors whose event came, while it is ready.
+    `late`: seconds for which it was ready before.
+    `used`: seconds of CPU.
+    """
+
+    __slots__ = ("came", "done", "late", "ready", "steps", "used", "wait")
 
     def __init__(self, steps: Steps[Any], done: Callable[[Any], None]) -> None:
         self.steps = steps
         self.done = done
         self.wait: Wait | None = None
+        self.ready: float | None = None
+        self.came: Collection[int] = ()
+        self.late = 0.0
+        self.used = 0.0
 
 
 class Loop:
@@ -58,11 +79,16 @@ class Loop:
         self._poll = select.epoll()
         self._poll.register(questions, select.POLLIN)
         self._watching = True
+        self._under_way = 0
         # The lookup that waits for a descriptor.
         self._waiting: dict[int, _Lookup] = {}
-        self._under_way = 0
         # A heap by the time limit of each wait. Waits that are over stay in it until then.
         self._ends: list[tuple[float, int, _Lookup, Wait]] = []
+        # Ready lookups: a heap by the CPU that they have used, if that is much.
+        self._ready: list[tuple[float, int, _Lookup]] = []
+        # Those that have used much, in the order in which they became ready, with `ready`. One that
+        # had its turn stays in it until it is first.
+        self._line: deque[tuple[float, _Lookup]] = deque()
         self._number = itertools.count()
         # Since when a question is put off (monotonic), inf while none is.
         self._asked = math.inf
@@ -70,16 +96,24 @@ class Loop:
     def start(self, steps: Steps[Any], done: Callable[[Any], None]) -> None:
         """Begin a lookup. `done` is called once with its result."""
         self._under_way += 1
-        self._resume(_Lookup(steps, done), None)
+        lookup = _Lookup(steps, done)
+        # A generator that was not started takes only None.
+        self._run(lookup, steps.send, None)
 
     def turn(self) -> bool:
-        """Wait until a lookup can go on, and run it; return whether to take questions now."""
+        """Wait until a lookup can go on, and run some; return whether to take questions now."""
         self._watch(self._under_way < self._most)
-        now = time.monotonic()
-        timeout = max(0.0, self._ends[0][0] - now) if self._ends else None
-        asked = False
-        polled = self._poll.poll(timeout)
         began = time.monotonic()
+        timeout = None
+        if self._ready:
+            timeout = 0.0
+        elif self._ends:
+            timeout = max(0.0, self._ends[0][0] - began)
+        polled = self._poll.poll(timeout)
+        now = time.monotonic()
+        # What the poll takes beyond its timeout, this process had no CPU.
+        since = now if timeout is None else min(now, began + timeout)
+        asked = False
         came: dict[_Lookup, list[int]] = {}
         for descriptor, _ in polled:
             if descriptor == self._questions:
@@ -87,35 +121,69 @@ class Loop:
             else:
                 came.setdefault(self._waiting[descriptor], []).append(descriptor)
         for lookup, descriptors in came.items():
-            self._go_on(lookup, descriptors)
-        now = time.monotonic()
-        self._end_overdue(now)
+            self._make_ready(lookup, descriptors, since)
+        while self._ends and self._ends[0][0] <= now:
+            _, _, lookup, wait = heapq.heappop(self._ends)
+            if lookup.wait is wait:
+                self._make_ready(lookup, (), since)
+        now = self._run_slice(now)
         self._asked = min(self._asked, now) if asked else math.inf
-        if asked and (now - began < QUICK or now >= self._asked + PATIENCE):
+        if asked and (not self._usual_are_ready() or now >= self._asked + PATIENCE):
             self._asked = math.inf
             return True
         return False
 
-    def _end_overdue(self, now: float) -> None:
-        while self._ends and self._ends[0][0] <= now:
-            _, _, lookup, wait = heapq.heappop(self._ends)
-            if lookup.wait is wait:
-                self._go_on(lookup, ())
-
-    def _go_on(self, lookup: _Lookup, came: Collection[int]) -> None:
+    def _make_ready(self, lookup: _Lookup, came: Collection[int], since: float) -> None:
+        """Have a lookup wait for its turn. `since`: when it could have had it (monotonic)."""
         self._forget(lookup)
-        self._resume(lookup, came)
+        lookup.came = came
+        lookup.ready = since
+        much = lookup.used > USUAL
+        heapq.heappush(self._ready, (lookup.used if much else 0.0, next(self._number), lookup))
+        if much:
+            self._line.append((since, lookup))
 
-    def _resume(self, lookup: _Lookup, came: Collection[int] | None) -> None:
+    def _usual_are_ready(self) -> bool:
+        """Say whether a lookup is ready that has used little CPU."""
+        return bool(self._ready) and self._ready[0][0] == 0.0
+
+    def _run_slice(self, now: float) -> float:
+        """Run ready lookups for `SLICE` seconds, one at least. Return when that is (monotonic)."""
+        end = now + SLICE
+        while self._ready:
+            lookup = self._next(now)
+            if lookup.ready is not None:
+                lookup.late += now - lookup.ready
+                lookup.ready = None
+                if lookup.late < NO_TURN:
+                    self._run(lookup, lookup.steps.send, lookup.came)
+                else:
+                    self._run(lookup, lookup.steps.throw, NoTurn())
+                now = time.monotonic()
+                if now >= end:
+                    break
+        return now
+
+    def _next(self, now: float) -> _Lookup:
+        """Take out the lookup whose turn it is."""
+        while self._line and self._line[0][1].ready != self._line[0][0]:
+            self._line.popleft()
+        if self._line and now >= self._line[0][0] + NO_TURN:
+            return self._line.popleft()[1]
+        return heapq.heappop(self._ready)[2]
+
+    def _run(self, lookup: _Lookup, resume: Callable[[Any], Wait], value: object) -> None:
         """Run the next steps of a lookup, until it waits or is done."""
+        clock.late = lookup.late
+        before = time.thread_time()
         try:
-            # A generator that was not started takes only None.
-            wait = lookup.steps.send(came)  # type: ignore[arg-type]
+            wait = resume(value)
             while not self._wait(lookup, wait):
                 wait = lookup.steps.throw(OSError("the system has no room to wait for a socket"))
         except StopIteration as end:
             self._under_way -= 1
             lookup.done(end.value)
+        lookup.used += time.thread_time() - before
 
     def _wait(self, lookup: _Lookup, wait: Wait) -> bool:
         lookup.wait = wait
@@ -126,7 +194,7 @@ class Loop:
         except (MemoryError, OSError):
             self._forget(lookup)
             return False
-        heapq.heappush(self._ends, (wait.until, next(self._number), lookup, wait))
+        heapq.heappush(self._ends, (wait.until + lookup.late, next(self._number), lookup, wait))
         return True
 
     def _forget(self, lookup: _Lookup) -> None:

@@ -8,14 +8,13 @@ us and the policy host.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from ..net.deadline import BoundedSocket, Deadline, connected
 from ..net.happy_eyeballs import MAX_ATTEMPTS, HappyEyeballs
 from ..net.nameservers import NameServerError
 from ..net.proxy import Proxy, goes_through, known_addresses
-from ..net.steps import SideBySide, Steps
+from ..net.steps import SideBySide, Steps, now
 from ..net.tunnel import TunnelError, open_tunnel
 from .discovery import FAMILIES, Discovery
 from .observer import UNOBSERVED, Observer
@@ -109,7 +108,7 @@ class Connector:
                 addresses = ()
             else:
                 observer.addresses(addresses)
-            race.found(family, addresses, time.monotonic())
+            race.found(family, addresses, now())
 
         with SideBySide() as under_way:
             if known:
@@ -117,7 +116,7 @@ class Connector:
             else:
                 under_way.start(host, self._discovery.addresses(host, deadline, found))
             while not race.over:
-                while (address := race.next(time.monotonic())) is not None:
+                while (address := race.next(now())) is not None:
                     under_way.start(address, _attempt(address, port, deadline))
                 match (yield from under_way.first(race.wakes)):
                     case str(address), BoundedSocket() as connection:
@@ -125,7 +124,7 @@ class Connector:
                         return connection
                     case str(address), OSError() as error:
                         refused.append(f"{address}: {error.strerror or error}")
-                        race.failed(time.monotonic())
+                        race.failed(now())
         if refused:
             raise FetchError(Cause.CONNECT, ", ".join(refused + not_found))
         if not_found:

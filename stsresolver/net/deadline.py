@@ -9,24 +9,23 @@ import contextlib
 import os
 import select
 import socket
-import time
 from types import TracebackType
 from typing import Any
 
-from .steps import Steps, Wait
+from .steps import Steps, Wait, now
 
 
 class Deadline:
-    """A point in monotonic time, `seconds` from now."""
+    """A point in the time of a lookup (`steps.now`), `seconds` from now."""
 
     __slots__ = ("end",)
 
     def __init__(self, seconds: float) -> None:
-        self.end = time.monotonic() + seconds
+        self.end = now() + seconds
 
     def left(self) -> float:
         """Return the seconds left, more than 0. Raise `TimeoutError` when there are none."""
-        seconds = self.end - time.monotonic()
+        seconds = self.end - now()
         if seconds <= 0:
             raise TimeoutError("the time limit is used up")
         return seconds

@@ -4,7 +4,7 @@ Addresses of both families are looked up side by side. The first attempt begins 
 an address of the preferred family; the others follow one by one while no attempt has succeeded. So
 a family that is broken costs a fraction of a second, and not the connection.
 
-Pure: the clock is passed in, in monotonic seconds.
+Pure: the clock is passed in, in seconds.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ without the network, and is resumed with the descriptors whose event came in tim
 ordinary thread does, for callers of the library. The resolver process has thousands of such
 generators under way on one thread (`lookup.loop`). Both run the same code.
 
+There a lookup may have to wait for its turn. Its clock (`now`) stands still meanwhile, so that what
+others compute is not charged to the domain.
+
 `SideBySide` takes several generators as one, for code that waits for one of several things.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import math
 import select
+import threading
 import time
 from collections.abc import Callable, Collection, Generator, Hashable
 from types import TracebackType
@@ -23,12 +27,33 @@ T = TypeVar("T")
 _LONGEST = (2**31 - 1) / 1000
 
 
+class NoTurn(BaseException):
+    """A lookup waited too long for its turn. No step takes this for an error of the network."""
+
+
+class Clock(threading.local):
+    """The clock of the lookup that runs on this thread.
+
+    `late`: seconds for which it has waited for its turn so far.
+    """
+
+    late = 0.0
+
+
+clock = Clock()
+
+
+def now() -> float:
+    """Return the time of the running lookup: monotonic, less what it waited for its turn."""
+    return time.monotonic() - clock.late
+
+
 class Wait(NamedTuple):
     """What a step waits for: the first of its events, or the end of its time.
 
     `events`: descriptors, each with an event of poll(2). A descriptor is that of a socket that
     stays open meanwhile, and that no other step waits for.
-    `until`: monotonic seconds.
+    `until`: when the time is over, as `now` tells it.
     """
 
     events: tuple[tuple[int, int], ...]
@@ -48,7 +73,7 @@ def run(steps: Steps[T]) -> T:
             for descriptor, event in wait.events:
                 poll.register(descriptor, event)
             # Less than nothing would be for ever.
-            seconds = min(max(0.0, wait.until - time.monotonic()), _LONGEST)
+            seconds = min(max(0.0, wait.until - now()), _LONGEST)
             wait = steps.send([descriptor for descriptor, _ in poll.poll(seconds * 1000)])
     except StopIteration as end:
         result: T = end.value
@@ -86,17 +111,17 @@ class SideBySide:
     def first(self, until: Callable[[], float] = lambda: math.inf) -> Steps[tuple[Any, Any] | None]:
         """Return the key and the result of the first that is done, and forget it.
 
-        Return None if none is done by `until()` (monotonic seconds), which is asked after each
+        Return None if none is done by `until()`, in the time of `now`, which is asked after each
         step. Raises what they raise.
         """
         came: Collection[int] = ()
         while True:
-            now = time.monotonic()
+            time_is = now()
             for key, (steps, wait) in list(self._under_way.items()):
                 events = None
                 if wait is not None:
                     events = [descriptor for descriptor, _ in wait.events if descriptor in came]
-                    if not events and now < wait.until:
+                    if not events and time_is < wait.until:
                         continue
                 try:
                     # A generator that was not started takes only None.
@@ -105,7 +130,7 @@ class SideBySide:
                     del self._under_way[key]
                     return key, end.value
             limit = until()
-            if now >= limit:
+            if time_is >= limit:
                 return None
             came = yield _merged([wait for _, wait in self._under_way.values() if wait], limit)
 

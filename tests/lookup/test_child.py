@@ -16,11 +16,13 @@ import pytest
 
 from stsresolver import Resolver
 from stsresolver.lookup import backoff
+from stsresolver.lookup import child as child_program
 from stsresolver.lookup.child import Child
 from stsresolver.lookup.messages import MAX_MESSAGE, read, read_result, write
 from stsresolver.lookup.program import spawn
 from stsresolver.mta_sts.policy import parse_policy
 from stsresolver.mta_sts.results import Cause, Failure, Found
+from stsresolver.net.steps import NoTurn, Wait
 from tests.lookup.processes import (
     IN_PLACE,
     LARGE,
@@ -137,6 +139,21 @@ child.main()
     assert result == Failure(Cause.PROCESS, "MemoryError: ")
     assert lookups.policy_id("example.com") == "1"
     assert one.pid == pid
+
+
+def test_a_lookup_that_gets_no_turn_is_a_failure_of_ours():
+    class Slow:
+        def steps_of_fetch(self, domain):
+            try:
+                yield Wait((), 0.0)
+            except OSError:
+                raise AssertionError("taken for an error of the network") from None
+
+    steps = child_program._answer(Slow(), "fetch", "example.com", [])
+    next(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.throw(NoTurn())
+    assert end.value.value.cause is Cause.PROCESS
 
 
 def spawned(served: Served) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import select
 import socket
 import time
@@ -10,10 +11,10 @@ import pytest
 
 from stsresolver.lookup import loop
 from stsresolver.lookup.loop import Loop
-from stsresolver.net.steps import Wait
+from stsresolver.net.steps import NoTurn, Wait, now
 
 # Seconds: more than any test takes.
-LONG = 60.0
+LONG = 20.0
 
 
 def waiting(descriptor, event, until):
@@ -186,47 +187,183 @@ def test_a_question_is_taken_when_nothing_else_can_go_on(place):
     assert place.loop.turn()
 
 
-def test_running_lookups_go_on_before_a_question_is_taken(place, monkeypatch):
+# WHOSE TURN IT IS
+
+
+def compute(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+@pytest.fixture
+def one_a_turn(monkeypatch):
+    """Have the loop run one lookup in each turn."""
+    monkeypatch.setattr(loop, "SLICE", 0.0)
     monkeypatch.setattr(loop, "PATIENCE", LONG)
+
+
+def start(place, name, *used):
+    """Begin a lookup that uses so many seconds of CPU before each wait; return what wakes it."""
+    ours, theirs = place.pair()
+
+    def steps():
+        for seconds in used:
+            compute(seconds)
+            yield waiting(ours, select.POLLIN, later())
+            ours.recv(1)
+        return name
+
+    place.loop.start(steps(), place.done.append)
+    return theirs
+
+
+MUCH = 2 * loop.USUAL
+ORDERS = [
+    pytest.param({"a": 0.0, "b": 0.0, "c": 0.0}, "abc", id="equal: the first one first"),
+    pytest.param({"a": 0.003, "b": 0.0, "c": 0.001}, "abc", id="all have used little"),
+    pytest.param({"a": MUCH, "b": 0.0, "c": 0.003}, "bca", id="one has used much"),
+    pytest.param({"a": 3 * MUCH, "b": 2 * MUCH, "c": MUCH}, "cba", id="much, more, most"),
+]
+
+
+@pytest.mark.parametrize(("used", "order"), ORDERS)
+def test_those_that_have_used_much_go_on_last(place, one_a_turn, used, order):
+    for one in [start(place, name, seconds) for name, seconds in used.items()]:
+        one.send(b"x")
+    place.turns(3)
+    assert "".join(place.done) == order
+
+
+def test_one_that_has_used_little_overtakes_those_that_were_ready_before(place, one_a_turn):
+    for one in [start(place, "a", MUCH), start(place, "b", 2 * MUCH)]:
+        one.send(b"x")
+    place.turns(1)
+    start(place, "c", 0.0).send(b"x")
+    place.turns(3)
+    assert place.done == ["a", "c", "b"]
+
+
+def test_what_a_lookup_has_used_is_the_sum_of_its_steps(place, one_a_turn):
+    slow = start(place, "a", *[loop.USUAL / 4] * 8)
+    for _ in range(7):
+        slow.send(b"x")
+        place.loop.turn()
+    other = start(place, "b", 0.0)
+    slow.send(b"x")
+    other.send(b"x")
+    place.turns(2)
+    assert place.done == ["b", "a"]
+
+
+def test_after_a_slice_it_looks_at_the_network_again(place, monkeypatch):
+    monkeypatch.setattr(loop, "SLICE", 0.02)
+    ready = [start(place, name, 0.0) for name in "abcd"]
+    for one in ready:
+        one.send(b"x")
+    place.loop.turn()
+    assert place.done == ["a", "b", "c", "d"], "they have used nothing"
+
+
+# TIME THAT IS NOT THE DOMAIN'S
+
+
+def test_what_others_compute_is_not_charged(place):
+    ours, theirs = place.pair()
+
+    def busy():
+        yield waiting(theirs, select.POLLOUT, later())
+        compute(0.5)
+
+    def steps():
+        began = now()
+        came = yield waiting(ours, select.POLLIN, began + 0.2)
+        used = now() - began
+        # It has the rest of its time still.
+        again = yield waiting(ours, select.POLLIN, began + 0.2)
+        return bool(came), bool(again), used
+
+    began = time.monotonic()
+    place.loop.start(busy(), lambda _: None)
+    place.loop.start(steps(), place.done.append)
+    theirs.send(b"x")
+    place.turns(1)
+    ((came, again, used),) = place.done
+    assert came
+    assert again
+    assert used < 0.2
+    assert time.monotonic() - began > 0.5
+
+
+def test_one_that_gets_no_turn_ends(place, one_a_turn, monkeypatch):
+    monkeypatch.setattr(loop, "NO_TURN", 0.3)
+
     ours, theirs = place.pair()
     theirs.send(b"x")
+    closed = []
 
-    def computes():
-        yield waiting(ours, select.POLLIN, later())
-        end = time.monotonic() + 2 * loop.QUICK
-        while time.monotonic() < end:
-            pass
+    def starves():
+        compute(MUCH)
+        try:
+            yield waiting(ours, select.POLLIN, later())
+        except NoTurn:
+            return "no turn"
+        finally:
+            closed.append(True)
 
-    place.loop.start(computes(), place.done.append)
+    began = time.monotonic()
+    place.loop.start(starves(), place.done.append)
+    pairs = itertools.cycle([place.pair()[0] for _ in range(3)])
+
+    def usual():
+        yield waiting(next(pairs), select.POLLOUT, later())
+
+    def begin(_):
+        if not place.done:
+            place.loop.start(usual(), begin)
+
+    begin(None)
+    begin(None)
+    while not place.done:
+        assert time.monotonic() < began + LONG
+        place.loop.turn()
+    assert place.done == ["no turn"]
+    assert closed
+    assert time.monotonic() - began > 0.3
+
+
+# QUESTIONS
+
+
+def test_usual_lookups_go_on_before_a_question_is_taken(place, one_a_turn):
+    for one in [start(place, name, 0.0) for name in ("a", "b")]:
+        one.send(b"x")
     place.daemon.send(b"question")
     assert not place.loop.turn()
-    assert place.done
+    assert place.done == ["a"]
     assert place.loop.turn()
+    assert place.done == ["a", "b"]
 
 
-def test_a_question_is_taken_beside_lookups_that_compute_little(place, monkeypatch):
-    monkeypatch.setattr(loop, "QUICK", LONG)
-    monkeypatch.setattr(loop, "PATIENCE", LONG)
-    ours, theirs = place.pair()
-    place.start("a", (ours, select.POLLIN, later()))
-    theirs.send(b"x")
+def test_a_question_is_taken_before_those_that_have_used_much(place, one_a_turn):
+    for one in [start(place, "a", MUCH), start(place, "b", 2 * MUCH)]:
+        one.send(b"x")
     place.daemon.send(b"question")
     assert place.loop.turn()
-    assert place.done, "behind the lookup"
+    assert place.done == ["a"]
 
 
-def test_but_not_for_long(place, monkeypatch):
+def test_but_not_for_long(place, one_a_turn, monkeypatch):
     monkeypatch.setattr(loop, "PATIENCE", 0.05)
-    monkeypatch.setattr(loop, "QUICK", 0.0)
-    ours, theirs = place.pair()
-    theirs.send(b"x")
 
-    def dribble():
+    def dribble(ready):
         while True:
-            yield waiting(ours, select.POLLIN, later())
+            yield waiting(ready, select.POLLOUT, later())
 
-    place.loop.start(dribble(), place.done.append)
+    for _ in range(2):
+        place.loop.start(dribble(place.pair()[0]), place.done.append)
     place.daemon.send(b"question")
+    assert not place.loop.turn()
     end = later()
     while not place.loop.turn():
         assert time.monotonic() < end, "the question is passed over for ever"
