@@ -5,6 +5,10 @@ the store is read too, because another process may have renewed the policy meanw
 entry wins. While the store fails, memory answers alone: the log says so once, and the store is
 tried again after a pause. The pause is short where it cannot be read, because it may hold the
 policy that mail waits for. Reading and writing fail apart: a full disk can still be read.
+
+Mail alone fills the memory; a renewal changes what it has. A policy that could not be written is
+kept until it is, or the older one in the store would follow it: as many of them as the memory has
+room for. A warning says when there are more.
 """
 
 from __future__ import annotations
@@ -20,8 +24,8 @@ import cachetools
 
 from ..counters import Tally
 from .clock import Clock
-from .entry import Entry
-from .memory import MemoryStore
+from .entry import KEPT, Entry
+from .memory import MemoryStore, weight
 from .store import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -29,8 +33,8 @@ log = logging.getLogger(__name__)
 # Seconds in which a store that could not be written is not tried again; one that could not be read.
 PAUSE = 30.0
 READ_PAUSE = 3.0
-# Domains noted as not written; of more, the store misses some until they are fetched again.
-_MAX_UNWRITTEN = 100_000
+# Domains of which the store misses times that memory has; of more, it misses them for good.
+_MAX_UNTOUCHED = 100_000
 
 T = TypeVar("T")
 
@@ -70,8 +74,12 @@ class LayeredStore:
         # When it failed last, and whether the log has a warning that is not taken back yet.
         self._failed = -math.inf
         self._told = False
-        # Domains whose entry in memory is newer than the store's.
-        self._unwritten: MutableMapping[str, None] = cachetools.LRUCache(_MAX_UNWRITTEN)
+        # Entries that are not in the store, oldest first, and as how many they count.
+        self._unwritten: dict[str, Entry] = {}
+        self._weight = 0
+        self._overflowed = False
+        # Domains whose times are newer in memory than in the store.
+        self._untouched: MutableMapping[str, None] = cachetools.LRUCache(_MAX_UNTOUCHED)
 
     # Its store does.
     blocks = True
@@ -93,56 +101,64 @@ class LayeredStore:
 
     def peek(self, domain: str) -> Entry | None:
         """Return what memory has."""
-        return self.memory.peek(domain)
+        return self._kept(domain) or self.memory.peek(domain)
 
-    def get(self, domain: str) -> Entry | None:
+    def get(self, domain: str, *, asked: bool = True) -> Entry | None:
         """Return the entry of `domain`, the later of memory's and the store's."""
-        known = self.memory.get(domain)
+        known = self.memory.get(domain, asked=asked)
         now = self._clock.time()
-        if known is not None and self._is_unwritten(domain):
-            self._store_put(known, now)
-            return known
+        if not self._write_again(domain, now):
+            return self._kept(domain) or known
         if known is not None and now < known.checked + self.grace:
             return known
-        return self._try(self._reading, lambda: self._later(domain, known, now), known)
+        return self._try(self._reading, lambda: self._later(domain, known, now, asked), known)
 
-    def put(self, entry: Entry, now: float) -> None:
-        """Keep `entry` in both."""
-        self.memory.put(entry, now)
+    def put(self, entry: Entry, now: float, *, asked: bool = True) -> None:
+        """Keep `entry` in both; in memory only in the place of another, if mail did not ask."""
+        if asked:
+            self.memory.put(entry, now)
+        else:
+            self.memory.replace(entry, now)
         self._store_put(entry, now)
 
     def touch(self, entry: Entry) -> None:
         """Update an entry in both."""
         self.memory.touch(entry)
+        kept = self._kept(entry.domain)
+        if kept is not None and kept.fetched == entry.fetched:
+            self._store_put(entry, self._clock.time())
+            return
 
         def write() -> bool:
             self._store.touch(entry)
             return True
 
         if not self._change(write, otherwise=False):
-            self._not_written(entry.domain)
-
-    def remove(self, entry: Entry) -> None:
-        """Forget `entry` in both."""
-        self.memory.remove(entry)
-        self._change(lambda: self._store.remove(entry), None)
+            with self._lock:
+                self._untouched[entry.domain] = None
 
     def scan(self, some: int) -> Iterator[list[Entry]]:
         """Yield what is in the store, and what is newer in memory; memory alone if it fails."""
         with self._lock:
-            unwritten = set(self._unwritten)
+            newer = dict.fromkeys(self._untouched) | self._unwritten
+        for domain, kept in newer.items():
+            newer[domain] = kept or self.memory.get(domain, asked=False)
         try:
             for entries in self._store.scan(some):
-                yield [entry for entry in entries if entry.domain not in unwritten]
+                yield [entry for entry in entries if newer.get(entry.domain) is None]
         except StoreError as error:
             log.debug("%s", error)
             yield from self.memory.scan(some)
             return
-        yield [entry for domain in unwritten if (entry := self.memory.peek(domain)) is not None]
+        yield [entry for entry in newer.values() if entry is not None]
 
     def revoke(self, domain: str, until: float) -> None:
         """Revoke in both. Raise `StoreError` if the store does not take it."""
         self.memory.revoke(domain, until)
+        with self._lock:
+            kept = self._unwritten.get(domain)
+            if kept is not None and kept.fetched <= until:
+                self._drop(domain)
         self._store.revoke(domain, until)
 
     def revoked(self, since: float) -> list[tuple[str, float]]:
@@ -162,12 +178,9 @@ class LayeredStore:
     def catch_up(self) -> None:
         """Write to the store what could not be written."""
         with self._lock:
-            unwritten = list(self._unwritten)
-        for domain in unwritten:
-            entry = self.memory.peek(domain)
-            if entry is None:
-                self._written(domain)
-            elif not self._store_put(entry, self._clock.time()):
+            domains = [*self._unwritten, *self._untouched]
+        for domain in domains:
+            if not self._write_again(domain, self._clock.time()):
                 break
 
     def purge(self, now: float, limit: int) -> int:
@@ -187,7 +200,7 @@ class LayeredStore:
         except StoreError as error:
             log.warning("%s", error)
 
-    def _later(self, domain: str, known: Entry | None, now: float) -> Entry | None:
+    def _later(self, domain: str, known: Entry | None, now: float, asked: bool) -> Entry | None:
         try:
             stored = self._store.get(domain)
         except StoreError:
@@ -195,12 +208,15 @@ class LayeredStore:
             raise
         self.reads.add("miss" if stored is None else "hit")
         if known is None:
-            if stored is not None:
+            if stored is not None and asked:
                 self.memory.put(stored, now)
             return stored
         if stored is None and domain in dict(self._store.revoked(known.fetched)):
             self.memory.remove(known)
             return None
+        if stored is None and now >= known.checked + KEPT:
+            # The store may have forgotten what had replaced it.
+            return known
         if stored is None or not known.yields_to(stored, now):
             # The store has lost it.
             self._store_put(known, now)
@@ -219,22 +235,60 @@ class LayeredStore:
 
         done = self._try(self._writing, write, otherwise=False)
         if done:
-            self._written(entry.domain)
+            self._written(entry)
         else:
-            self._not_written(entry.domain)
+            self._keep(entry, now)
         return done
 
-    def _is_unwritten(self, domain: str) -> bool:
+    def _write_again(self, domain: str, now: float) -> bool:
+        """Write what the store misses of a domain; return whether it misses nothing any more."""
         with self._lock:
-            return domain in self._unwritten
+            kept, untouched = self._unwritten.get(domain), domain in self._untouched
+        if kept is None and untouched:
+            kept = self.memory.get(domain, asked=False)
+            if kept is None:
+                with self._lock:
+                    self._untouched.pop(domain, None)
+        return kept is None or self._store_put(kept, now)
 
-    def _not_written(self, domain: str) -> None:
+    def _kept(self, domain: str) -> Entry | None:
+        """Return the entry of `domain` that the store misses."""
         with self._lock:
-            self._unwritten[domain] = None
+            return self._unwritten.get(domain)
 
-    def _written(self, domain: str) -> None:
+    def _keep(self, entry: Entry, now: float) -> None:
+        """Keep an entry that the store misses until it can be written."""
+        held = self.memory.get(entry.domain, asked=False)
         with self._lock:
-            self._unwritten.pop(domain, None)
+            for known in (held, self._unwritten.get(entry.domain)):
+                if known is not None and not known.yields_to(entry, now):
+                    return
+            self._drop(entry.domain)
+            self._unwritten[entry.domain] = entry
+            self._weight += weight(entry)
+            full = self._weight > self.memory.size
+            while self._weight > self.memory.size and len(self._unwritten) > 1:
+                self._drop(next(iter(self._unwritten)))
+            tell = full and not self._overflowed
+            self._overflowed = self._overflowed or full
+        if tell:
+            log.warning(
+                "more than %d policies could not be written to the policy cache, and the oldest of"
+                " them may be forgotten; make the policy cache writable, or raise cache_size",
+                self.memory.size,
+            )
+
+    def _written(self, entry: Entry) -> None:
+        """Note that the store has the entry, and all its times."""
+        with self._lock:
+            self._untouched.pop(entry.domain, None)
+            kept = self._unwritten.get(entry.domain)
+            if kept is not None and kept.fetched <= entry.fetched:
+                self._drop(entry.domain)
+
+    def _drop(self, domain: str) -> None:
+        entry = self._unwritten.pop(domain, None)
+        self._weight -= weight(entry) if entry is not None else 0
 
     def _change(self, call: Callable[[], T], otherwise: T) -> T:
         """Write what may be nothing to write: a full disk bears that, so it shows no recovery."""
@@ -282,5 +336,6 @@ class LayeredStore:
                 way.failed_since = None
             recovered = self._told and not self._reading.fails and not self._writing.fails
             self._told = self._told and not recovered
+            self._overflowed = self._overflowed and not recovered
         if recovered:
             log.info("the policy cache can be used again")

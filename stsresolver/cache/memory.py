@@ -25,7 +25,7 @@ class MemoryStore:
 
     def __init__(self, size: int) -> None:
         self._entries: cachetools.LRUCache[str, Entry]
-        self._entries = cachetools.LRUCache(size, lambda entry: min(size, _weight(entry)))
+        self._entries = cachetools.LRUCache(size, lambda entry: min(size, weight(entry)))
         self._revoked: dict[str, float] = {}
         # LRUCache reorders when it is read, so reading needs the lock too.
         self._lock = threading.Lock()
@@ -35,9 +35,16 @@ class MemoryStore:
     unread_since = None
     blocks = False
 
-    def get(self, domain: str) -> Entry | None:
-        """Return the entry of `domain`."""
+    @property
+    def size(self) -> int:
+        """How many entries of the usual size have room."""
+        return int(self._entries.maxsize)
+
+    def get(self, domain: str, *, asked: bool = True) -> Entry | None:
+        """Return the entry of `domain`; it counts as used if mail `asked` for it."""
         with self._lock:
+            if not asked:
+                return self._look_at(domain)
             entry = self._entries.get(domain)
             if entry is None:
                 self.misses += 1
@@ -59,27 +66,44 @@ class MemoryStore:
             domains = list(self._entries)
         for start in range(0, len(domains), some):
             with self._lock:
-                entries = [
-                    # LRUCache's own way to read puts what it reads in front.
-                    cachetools.Cache.__getitem__(self._entries, domain)
-                    for domain in domains[start : start + some]
-                    if domain in self._entries
-                ]
+                found = map(self._look_at, domains[start : start + some])
+                entries = [entry for entry in found if entry is not None]
             yield entries
 
-    def put(self, entry: Entry, now: float) -> None:
+    def put(self, entry: Entry, now: float, *, asked: bool = True) -> None:
         """Keep `entry`, unless the one that is there was fetched later."""
         with self._lock:
-            known = self._entries.get(entry.domain)
+            known = self._look_at(entry.domain)
             if known is None or known.yields_to(entry, now):
-                self._entries[entry.domain] = entry
+                self._set(entry, known)
+
+    def replace(self, entry: Entry, now: float) -> None:
+        """Keep `entry` as `put` does, but only in the place of another one of its domain."""
+        with self._lock:
+            known = self._look_at(entry.domain)
+            if known is not None and known.yields_to(entry, now):
+                self._set(entry, known)
 
     def touch(self, entry: Entry) -> None:
         """Update the times, id and failure of an entry."""
         with self._lock:
-            known = self._entries.get(entry.domain)
+            known = self._look_at(entry.domain)
             if known is not None and known.fetched == entry.fetched:
-                self._entries[entry.domain] = entry
+                self._set(entry, known)
+
+    def _look_at(self, domain: str) -> Entry | None:
+        """Return the entry of `domain`, which does not count as used by that."""
+        if domain not in self._entries:
+            return None
+        # LRUCache's own way to read puts what it reads in front.
+        return cachetools.Cache.__getitem__(self._entries, domain)
+
+    def _set(self, entry: Entry, known: Entry | None) -> None:
+        """Put an entry in the place of `known`. Only a new one, or a larger one, counts as used."""
+        if known is None or weight(entry) > weight(known):
+            self._entries[entry.domain] = entry
+        else:
+            cachetools.Cache.__setitem__(self._entries, entry.domain, entry)
 
     def _all(self) -> Iterator[Entry]:
         return itertools.chain.from_iterable(self.scan(_SOME))
@@ -87,14 +111,14 @@ class MemoryStore:
     def remove(self, entry: Entry) -> None:
         """Forget `entry`, if no other has taken its place."""
         with self._lock:
-            known = self._entries.get(entry.domain)
+            known = self._look_at(entry.domain)
             if known is not None and known.fetched == entry.fetched:
                 del self._entries[entry.domain]
 
     def revoke(self, domain: str, until: float) -> None:
         """Remove the entry of `domain` if it was fetched by `until`, and note that."""
         with self._lock:
-            known = self._entries.get(domain)
+            known = self._look_at(domain)
             if known is not None and known.fetched <= until:
                 del self._entries[domain]
             self._revoked[domain] = max(until, self._revoked.get(domain, until))
@@ -118,8 +142,8 @@ class MemoryStore:
         """Let every entry be due."""
         for entry in self._all():
             with self._lock:
-                if self._entries.get(entry.domain) is entry:
-                    self._entries[entry.domain] = replace(entry, due=min(entry.due, now))
+                if self._look_at(entry.domain) is entry:
+                    self._set(replace(entry, due=min(entry.due, now)), entry)
 
     def purge(self, now: float, limit: int) -> int:
         """Remove entries past their end."""
@@ -139,7 +163,7 @@ class MemoryStore:
         """Do nothing: memory needs no closing."""
 
 
-def _weight(entry: Entry) -> int:
+def weight(entry: Entry) -> int:
     """Return as how many entries one counts: one for each 4 KiB of memory, about.
 
     Real policies are far below that. A hostile one can take half a megabyte.

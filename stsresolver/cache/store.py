@@ -16,7 +16,8 @@ class Store(Protocol):
     """A place for entries, one a domain, used by any number of threads at once.
 
     A store that fails (disk, network) raises `StoreError`; one that only remembers less than it
-    was given does not fail.
+    was given does not fail. An entry leaves it by `purge` and `revoke` alone: one that has ended or
+    was withdrawn keeps what it has replaced from coming back, from any process on the store.
     """
 
     def get(self, domain: str) -> Entry | None:
@@ -30,9 +31,6 @@ class Store(Protocol):
 
         Nothing happens if the store holds no entry of that domain fetched at the same time.
         """
-
-    def remove(self, entry: Entry) -> None:
-        """Forget `entry`, if it is still what the store holds for its domain."""
 
     def scan(self, some: int) -> Iterator[list[Entry]]:
         """Yield all entries, about `some` at a time; what changes meanwhile may be missing."""
@@ -72,7 +70,17 @@ class Store(Protocol):
 
 
 class Cache(Store, Protocol):
-    """A store that never fails, and that can be looked into without waiting."""
+    """A store that never fails, and that can be looked into without waiting.
+
+    Part of it is memory, for what mail asks for: `asked` says whether mail did. What is only
+    renewed pushes nothing out.
+    """
+
+    def get(self, domain: str, *, asked: bool = True) -> Entry | None:
+        """Return the entry of `domain`, expired ones included."""
+
+    def put(self, entry: Entry, now: float, *, asked: bool = True) -> None:
+        """Keep `entry`, unless the one that is there was fetched later."""
 
     @property
     def unread_since(self) -> float | None:

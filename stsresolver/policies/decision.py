@@ -49,7 +49,6 @@ from .steps import (
     Refetch,
     Refresh,
     Remember,
-    Remove,
     RenewBehind,
     Resolve,
     Rest,
@@ -92,9 +91,12 @@ def due(known: Known, now: Now, times: RenewalTimes, unused_after: float) -> Ste
 
     `unused_after`: seconds. One that mail has not asked for in that time is left alone.
     """
+    stored = known.entry
     known, effects = _present(known, now)
     entry = known.entry
     if entry is None:
+        if stored is not None and stored.is_over:
+            return Step(Refresh.LEFT, (Touch(stored.over()),))
         if known.lapsed is None or not now.steady:
             return Step(Refresh.LEFT, effects)
         why = "no mail asked for it, or it could not be renewed"
@@ -169,12 +171,15 @@ def _present(known: Known, now: Now) -> tuple[Known, tuple[Effect, ...]]:
 
     A time from the future comes from a clock that was wrong. While it is not known which clock,
     the entry stays as it is. After that its age is unknown, and it is taken as old enough to be
-    fetched again at once. For the same reason an entry that has ended is removed, and its end
-    announced and told, only by a clock that is believed.
+    fetched again at once. For the same reason the end of a policy is noted and announced only by a
+    clock that is believed.
     """
     entry = known.entry
     if entry is None:
         return known, ()
+    if entry.policy.max_age == 0:
+        # It was in force for one answer.
+        return replace(known, entry=None), ()
     effects: tuple[Effect, ...] = ()
     if entry.fetched > now.wall + CLOCK_SKEW:
         if not now.steady:
@@ -186,11 +191,13 @@ def _present(known: Known, now: Now) -> tuple[Known, tuple[Effect, ...]]:
         entry = replace(entry, checked=0.0)
     if now.wall < entry.end:
         return replace(known, entry=entry), effects
+    if entry.is_over:
+        return replace(known, entry=None), effects
     lapsed = replace(known, entry=None, lapsed=entry.policy.mode)
     if not now.steady:
         # A clock that is ahead may go back, and then the policy is in force still.
         return lapsed, (*effects, Lapse(lapsed.lapsed))
-    return lapsed, (*effects, Remove(entry), Lapse(lapsed.lapsed), Announce())
+    return lapsed, (*effects, Touch(entry.over()), Lapse(lapsed.lapsed), Announce())
 
 
 def _resolved(
@@ -240,15 +247,13 @@ def _found(
     entry = Entry(
         known.domain, policy_id, policy, fetched=now.wall, checked=now.wall, asked=asked_on, due=0.0
     )
-    entry = replace(entry, due=times.due(entry))
     effects: list[Effect] = [Remember(None), Lapse(None)]
     if policy.max_age > 0:
-        effects.append(Put(entry))
+        effects.append(Put(replace(entry, due=times.due(entry))))
     else:
-        # In force for this once: it ends before any mail can ask again.
-        if before is not None:
-            effects.append(Remove(before))
-        effects.append(Lapse(policy.mode))
+        # In force for this once: it ends before any mail can ask again. It is stored, so that no
+        # process puts back what it has replaced.
+        effects += [Put(entry.over()), Lapse(policy.mode)]
     effects.append(TellWorks(by_record=False))
     if before is None or before.policy != policy:
         mode = before.policy.mode if before is not None else known.lapsed
@@ -305,7 +310,8 @@ def _record_checked(
 def _fetch_again(known: Known, entry: Entry, policy_id: str, now: Now) -> Step:
     """Fetch the policy of an entry again, unless the id is paused after a failed fetch."""
     if known.paused(policy_id) is not None:
-        return Step(Refresh.LEFT, (Touch(replace(entry, due=now.wall + FETCH_PAUSE)),))
+        again = min(now.wall + FETCH_PAUSE, entry.end)
+        return Step(Refresh.LEFT, (Touch(replace(entry, due=again)),))
     return Step(Refetch(policy_id, entry))
 
 
@@ -380,7 +386,8 @@ def _missing(miss: Miss, known: Known, now: Now, times: RenewalTimes) -> Answer:
         return Answer(entry.policy, min(times.end_of(miss, entry), end))
     fault = _fault(miss.result, known, now)
     if fault is None and Fault.STORE not in known.faults:
-        return Answer(None, miss.until)
+        # Another process may have found one and put it into the store.
+        return Answer(None, min(miss.until, now.monotonic + times.grace))
     # Once the store can be read, what it holds is answered.
     return Answer(None, min(miss.until, now.monotonic + FAULT_PAUSE), fault)
 

@@ -51,7 +51,6 @@ from .steps import (
     Refetch,
     Refresh,
     Remember,
-    Remove,
     RenewBehind,
     Resolve,
     Rest,
@@ -117,9 +116,13 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A chain of steps for one domain; `end` is called with what the last one comes to."""
+    """A chain of steps for one domain; `end` is called with what the last one comes to.
+
+    `asked`: whether mail asked for the domain.
+    """
 
     key: Key
+    asked: bool
     end: Callable[[Answer | Refresh, int], None]
     failed: Job
 
@@ -191,7 +194,9 @@ class Policies:
         """
         key = domain, timeout
         if self._flights.join(key, answer):
-            task = _Task(key, partial(self._answer, key), partial(self._answer_from_cache, key))
+            task = _Task(
+                key, True, partial(self._answer, key), partial(self._answer_from_cache, key)
+            )
             if self._blocking is None:
                 self._take(task, decision.asked)
             else:
@@ -220,7 +225,7 @@ class Policies:
         One that mail has not asked for in `unused_after` seconds is left alone until its end.
         """
         if self._renewals.begin(domain):
-            task = self._renewal(domain, timeout, done)
+            task = self._renewal(domain, timeout, done, asked=False)
             self._take_and_flush(task, partial(decision.due, unused_after=unused_after))
         else:
             done(Refresh.LEFT)
@@ -263,7 +268,7 @@ class Policies:
         def failed() -> None:
             done(InForce(None, self._clock.monotonic(), self.changes, Fault.BUG))
 
-        self._take_and_flush(_Task(key, end, failed), decision.look_again)
+        self._take_and_flush(_Task(key, True, end, failed), decision.look_again)
 
     def notice_revoked(self) -> None:
         """Forget what another process on the same store has revoked."""
@@ -300,9 +305,9 @@ class Policies:
         try:
             change = self.changes
             now = self._now()
-            step = decide(self._read(task.key, now), now, self.times)
+            step = decide(self._read(task, now), now, self.times)
             for effect in step.effects:
-                change = self._carry_out(effect, task.key, change)
+                change = self._carry_out(effect, task, change)
             if isinstance(step.then, Answer | Refresh):
                 task.end(step.then, change)
             else:
@@ -333,14 +338,14 @@ class Policies:
             self._outages.looked_up(result, self._clock.monotonic())
             self._go_on(task, partial(decision.came, question, result))
 
-    def _read(self, key: Key, now: Now) -> Known:
+    def _read(self, task: _Task, now: Now) -> Known:
         """Read what is known from the store."""
         unread = self._store.unread_since
-        entry = self._store.get(key[0])
+        entry = self._store.get(task.key[0], asked=task.asked)
         if unread is None:
             unread = self._store.unread_since
         # Else another thread has just read it for the first time again, but this one has not.
-        return self._known(key, entry, unread, now)
+        return self._known(task.key, entry, unread, now)
 
     def _known(self, key: Key, entry: Entry | None, unread: float | None, now: Now) -> Known:
         domain = key[0]
@@ -370,16 +375,15 @@ class Policies:
 
     # EFFECTS
 
-    def _carry_out(self, effect: Effect, key: Key, change: int) -> int:
+    def _carry_out(self, effect: Effect, task: _Task, change: int) -> int:
         """Do one thing that was decided; return the number of the last change then."""
+        key = task.key
         domain = key[0]
         match effect:
             case Put(entry):
-                self._store.put(entry, self._clock.time())
+                self._store.put(entry, self._clock.time(), asked=task.asked)
             case Touch(entry):
                 self._store.touch(entry)
-            case Remove(entry):
-                self._store.remove(entry)
             case Lapse(mode):
                 self._lapse(domain, mode)
             case Remember(miss):
@@ -426,7 +430,7 @@ class Policies:
 
     def _renew_behind(self, key: Key) -> None:
         if self._renewals.begin(key[0], _MOST_RENEWALS):
-            task = self._renewal(*key, lambda outcome: None)
+            task = self._renewal(*key, lambda outcome: None, asked=True)
             self._behind(partial(self._take_and_flush, task, decision.renew))
 
     # ENDS
@@ -453,7 +457,9 @@ class Policies:
         known = known or InForce(None, self._clock.monotonic(), self.changes, Fault.BUG)
         self._answer(key, Answer(known.policy, known.until, known.unknown), known.change)
 
-    def _renewal(self, domain: str, timeout: float, done: Callable[[Refresh], None]) -> _Task:
+    def _renewal(
+        self, domain: str, timeout: float, done: Callable[[Refresh], None], *, asked: bool
+    ) -> _Task:
         """Return the task of a renewal that has begun; `done` is called when it has ended."""
 
         def end(outcome: Answer | Refresh, _: int) -> None:
@@ -461,7 +467,7 @@ class Policies:
             self._renewals.end(domain)
             done(outcome)
 
-        return _Task((domain, timeout), end, lambda: end(Refresh.FAILED, 0))
+        return _Task((domain, timeout), asked, end, lambda: end(Refresh.FAILED, 0))
 
 
 def _in_force(answer: Answer, change: int) -> InForce:

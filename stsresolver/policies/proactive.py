@@ -6,7 +6,7 @@ is due, as `decision` chose it. This module asks the store for the due entries a
 `Policies.refresh`, at most `concurrency_limit` at once, behind the answers. Where several processes
 share a store, the holder of its lease does the work.
 
-It also removes entries that ended a day ago, by a clock that did not jump within the last hour: a
+It also removes entries that ended a month ago, by a clock that did not jump within the last hour: a
 clock that is ahead would empty the store. It drops what another process revoked. No entry can end
 the loop.
 """
@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from ..cache.clock import Clock, SteadyClock
+from ..cache.entry import KEPT
 from ..cache.store import Cache
 from ..config.settings import ProactiveSettings
 from .in_force import Policies
@@ -37,8 +38,6 @@ TICK = 10.0
 PAUSE = 1.0
 # Seconds. A holder that misses three looks is gone.
 _LEASE = 3 * TICK
-# Seconds past its end after which an entry is removed. Most are removed when they are asked for.
-_MARGIN = 86_400.0
 # Seconds between two removals of what has ended.
 _PURGE_PAUSE = 3600.0
 # Entries read at once: a large policy takes half a megabyte. More are read where so many stay due.
@@ -137,12 +136,12 @@ class Proactive:
         now = self._clock.time()
         if not self._steady.is_steady() or self._clock.monotonic() < self._next_purge:
             return False
-        removed = self._store.purge(now - _MARGIN, _PURGE)
+        removed = self._store.purge(now - KEPT, _PURGE)
         self._purged += removed
         if removed >= _PURGE:
             return True
         if self._purged:
-            log.info("removed %d policies that ended more than a day ago", self._purged)
+            log.info("removed %d policies that ended more than a month ago", self._purged)
         self._purged = 0
         self._next_purge = self._clock.monotonic() + _PURGE_PAUSE
         return False

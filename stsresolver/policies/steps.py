@@ -134,13 +134,6 @@ class Touch:
 
 
 @dataclass(frozen=True, slots=True)
-class Remove:
-    """Remove an entry from the store."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
 class Lapse:
     """Remember, or with None forget, the mode of a policy that has ended."""
 
@@ -213,7 +206,7 @@ class TellLapsed:
 
 
 Tell: TypeAlias = TellFailed | TellUnknown | TellWorks | TellChanged | TellLapsed
-Effect: TypeAlias = Put | Touch | Remove | Lapse | Remember | Rest | Announce | RenewBehind | Tell
+Effect: TypeAlias = Put | Touch | Lapse | Remember | Rest | Announce | RenewBehind | Tell
 
 
 @dataclass(frozen=True, slots=True)

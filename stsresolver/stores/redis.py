@@ -29,7 +29,7 @@ from ..cache.store import StoreError
 from ..config.redis_options import RedisOptionsError, RedisSettings
 from ..mta_sts.policy import MAX_MAX_AGE
 from .entry_json import from_json, to_json
-from .redis_scripts import DROP, DUE, LEASE, MAKE_DUE, PURGE, PUT, REMOVE, REVOKE, TOUCH
+from .redis_scripts import DROP, DUE, LEASE, MAKE_DUE, PURGE, PUT, REVOKE, TOUCH
 
 _NEEDED = (
     f"a Redis cache needs redis-py 5 or later: {sys.executable} -m pip install 'stsresolver[redis]'"
@@ -90,7 +90,7 @@ class RedisStore:
         self._lease_key = settings.prefix + "lease"
         self._revoked_key = settings.prefix + "revoked"
         register = self._redis.register_script
-        self._put, self._touch, self._remove = register(PUT), register(TOUCH), register(REMOVE)
+        self._put, self._touch = register(PUT), register(TOUCH)
         self._due, self._drop, self._purge = register(DUE), register(DROP), register(PURGE)
         self._make_due, self._lease = register(MAKE_DUE), register(LEASE)
         self._revoke = register(REVOKE)
@@ -120,10 +120,6 @@ class RedisStore:
     def touch(self, entry: Entry) -> None:
         """Update the times, id and failure of an entry."""
         self._write(self._touch, entry.domain, _row(entry))
-
-    def remove(self, entry: Entry) -> None:
-        """Forget `entry`, if no other has taken its place."""
-        self._write(self._remove, entry.domain, [entry.domain, repr(entry.fetched)])
 
     def scan(self, some: int) -> Iterator[list[Entry]]:
         """Yield all entries, by the end of their policies."""

@@ -71,17 +71,6 @@ return 1
 """
 )
 
-# ARGV: domain, fetched.
-REMOVE = (
-    _COMMON
-    + """
-if fetched_of(KEYS[4], ARGV[1]) ~= tonumber(ARGV[2]) then return 0 end
-redis.call('DEL', KEYS[4])
-forget(ARGV[1])
-return 1
-"""
-)
-
 # ARGV: what the entries' keys begin with, now, until when a time is not in the future, limit.
 # Returns how many domains without an entry were taken out of the indexes, and then domains, each
 # followed by its text, which is empty where a value is none.

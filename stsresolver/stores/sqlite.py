@@ -95,7 +95,6 @@ _TOUCH = """
         failed = :failed, failure = :failure
     WHERE domain = :domain AND fetched = :fetched
 """
-_REMOVE = "DELETE FROM policy WHERE domain = :domain AND fetched = :fetched"
 _AFTER = f"SELECT rowid, {_FIELDS} FROM policy WHERE domain > ? ORDER BY domain"
 _REVOKE = "DELETE FROM policy WHERE domain = :domain AND fetched <= :until"
 _NOTE_REVOKED = """
@@ -133,7 +132,7 @@ class SqliteStore:
     cannot be read and written, was made by a later version, or belongs to another program.
 
     The database of the older daemon is taken over when it is opened for the first time, see
-    `legacy`. Make a store after the last fork and as the user who is to own the file.
+    `older_daemon`. Make a store after the last fork and as the user who is to own the file.
     """
 
     def __init__(
@@ -161,10 +160,6 @@ class SqliteStore:
     def touch(self, entry: Entry) -> None:
         """Update the times, id and failure of an entry."""
         self._write(_TOUCH, _values(entry))
-
-    def remove(self, entry: Entry) -> None:
-        """Forget `entry`, if no other has taken its place."""
-        self._write(_REMOVE, _values(entry))
 
     def scan(self, some: int) -> Iterator[list[Entry]]:
         """Yield all entries."""

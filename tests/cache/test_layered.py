@@ -1,13 +1,15 @@
 """Memory in front of a store: asked seldom, missed never, gone on without while it fails."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
+from stsresolver.cache.entry import KEPT
 from stsresolver.cache.layered import PAUSE, READ_PAUSE, LayeredStore
 from stsresolver.cache.memory import MemoryStore
 from stsresolver.cache.store import StoreError
-from tests.cache.test_store import NOW, StoreContract, entry
+from tests.cache.test_store import NOW, POLICY, StoreContract, entry
 from tests.support.clock import Clock
 
 GRACE = 60.0
@@ -28,7 +30,7 @@ class Fragile:
             self.asked.append(name)
             if self.unreadable and name in ("get", "due"):
                 raise StoreError("redis at 127.0.0.1: loading")
-            if self.fails or (self.full and name in ("put", "touch", "remove", "lease", "purge")):
+            if self.fails or (self.full and name in ("put", "touch", "lease", "purge")):
                 raise StoreError("redis at 127.0.0.1: connection refused")
             return getattr(self.store, name)(*arguments)
 
@@ -100,7 +102,7 @@ def test_peek_never_asks_the_store(layered, clock, behind):
 
 def test_what_the_store_lost_is_written_again(layered, clock, behind):
     layered.put(entry(), NOW)
-    behind.store.remove(entry())
+    behind.store = MemoryStore(10)
     clock.later(GRACE)
     assert layered.get("example.com") == entry()
     assert behind.store.get("example.com") == entry()
@@ -191,6 +193,90 @@ def test_what_it_missed_is_written_though_nobody_asks(layered, clock, behind):
     assert behind.store.get("example.com") == entry()
     assert all(behind.store.get(f"{number}.example") for number in range(3))
     assert layered.due(clock.now, 10) == []
+
+
+def test_what_is_not_written_yet_is_not_pushed_out(clock, behind):
+    """Else the store's older policy would follow a newer one."""
+    small = LayeredStore(MemoryStore(3), behind, grace=GRACE, clock=clock)
+    small.put(entry(), NOW)
+    behind.full = True
+    small.put(entry(fetched=NOW + 1, id="2"), NOW + 1)
+    small.touch(entry(fetched=NOW + 1, id="2", checked=NOW + 2))
+    for number in range(10):
+        behind.store.put(entry(f"{number}.example"), NOW)
+        small.get(f"{number}.example")
+    newer = entry(fetched=NOW + 1, id="2", checked=NOW + 2)
+    assert small.memory.peek("example.com") is None, "memory itself has let it go"
+    assert small.peek("example.com") == small.get("example.com") == newer
+    behind.full = False
+    clock.later(PAUSE)
+    small.catch_up()
+    assert behind.store.get("example.com") == newer
+
+
+def test_more_than_memory_holds_is_not_kept_unwritten(clock, behind, caplog):
+    small = LayeredStore(MemoryStore(3), behind, grace=GRACE, clock=clock)
+    behind.full = True
+    for number in range(10):
+        small.put(entry(f"{number}.example"), NOW)
+    told = [one.getMessage() for one in caplog.records if "more than" in one.getMessage()]
+    assert len(told) == 1
+    assert "more than 3 policies could not be written to the policy cache" in told[0]
+    behind.full = False
+    clock.later(PAUSE)
+    small.catch_up()
+    found = [number for number in range(10) if behind.store.get(f"{number}.example")]
+    assert found == [7, 8, 9], "the last ones"
+
+
+def test_times_alone_take_no_place_from_what_is_unwritten(clock, behind):
+    small = LayeredStore(MemoryStore(3), behind, grace=GRACE, clock=clock)
+    small.put(entry("a.example"), NOW)
+    behind.full = True
+    small.put(entry("changed.example"), NOW)
+    for _ in range(10):
+        small.touch(entry("a.example", checked=NOW + 1))
+    behind.full = False
+    clock.later(PAUSE)
+    small.catch_up()
+    assert behind.store.get("changed.example") is not None
+    assert behind.store.get("a.example").checked == NOW + 1
+
+
+def test_what_is_renewed_pushes_nothing_out_of_memory(clock, behind):
+    """What mail needs stays, however many policies are renewed that no mail asks for."""
+    small = LayeredStore(MemoryStore(3), behind, grace=GRACE, clock=clock)
+    for name in "abc":
+        small.put(entry(f"{name}.example"), NOW)
+    clock.later(GRACE)
+    for number in range(10):
+        domain = f"{number}.example"
+        behind.store.put(entry(domain), NOW)
+        assert small.get(domain, asked=False) == entry(domain)
+        small.put(entry(domain, fetched=NOW + 1), NOW + 1, asked=False)
+        small.touch(entry(domain, fetched=NOW + 1, checked=NOW + 2))
+        assert behind.store.get(domain).checked == NOW + 2
+    small.get("a.example", asked=False)
+    small.put(entry("a.example", fetched=NOW + 1), NOW + 1, asked=False)
+    assert small.peek("a.example").fetched == NOW + 1, "but memory is not older than the store"
+    assert {one.domain[0] for (one,) in small.memory.scan(1)} == set("abc")
+    # The one that mail asked for first is still the first to go.
+    behind.store.put(entry("d.example"), NOW)
+    small.get("b.example")
+    small.get("c.example")
+    small.get("d.example")
+    assert {one.domain[0] for (one,) in small.memory.scan(1)} == set("bcd")
+
+
+@pytest.mark.requirement("KEEP-17")
+def test_what_memory_has_held_for_a_month_is_not_written_back(layered, clock, behind):
+    """The store may have forgotten by now what had replaced it."""
+    long_lived = entry(policy=replace(POLICY, max_age=365 * 86_400))
+    layered.put(long_lived, NOW)
+    behind.store = MemoryStore(10)
+    clock.later(KEPT)
+    assert layered.get("example.com") == long_lived, "it is in force all the same"
+    assert behind.store.get("example.com") is None
 
 
 def test_what_cannot_be_written_can_still_be_read(layered, clock, behind):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from stsresolver.cache.clock import STEADY
-from stsresolver.cache.entry import CLOCK_SKEW, Entry
+from stsresolver.cache.entry import CLOCK_SKEW, KEPT, Entry
 from stsresolver.cache.layered import LayeredStore
 from stsresolver.cache.memory import MemoryStore
 from stsresolver.config.settings import ProactiveSettings
@@ -18,6 +18,7 @@ from tests.support.clock import Clock
 NOW = 1_800_000_000.0
 DAY = 86_400.0
 TEXT = ("version: STSv1", "mode: enforce", "mx: mail.example.com", "max_age: 604800")
+NEVER = "\n".join((*TEXT[:3], "max_age: 0"))
 POLICY = Policy(Mode.ENFORCE, ("mail.example.com",), 604_800, "\n".join(TEXT))
 
 
@@ -102,18 +103,37 @@ class StoreContract:
         store.touch(entry())
         assert store.get("example.com") is None
 
-    def test_remove(self, store):
+    @pytest.mark.requirement("KEEP-17")
+    @pytest.mark.parametrize("max_age", [0, 60])
+    def test_what_was_withdrawn_is_not_put_back(self, store, max_age):
+        """`max_age: 0`, or a policy of mode none that has ended since."""
+        text = f"version: STSv1\nmode: none\nmax_age: {max_age}"
         store.put(entry(), NOW)
-        store.put(entry("example.net"), NOW)
-        store.remove(entry())
-        store.remove(entry("example.org"))
-        assert store.get("example.com") is None
-        assert store.get("example.net") is not None
+        none = entry(fetched=NOW + 10, policy=Policy(Mode.NONE, (), max_age, text)).over()
+        store.put(none, NOW + 10)
+        later = NOW + DAY
+        assert store.purge(later - KEPT, 10) == 0
+        store.put(entry(), later)
+        store.touch(entry(checked=later))
+        assert store.get("example.com") == none
+        assert store.due(later, 10) == []
+        store.put(entry(fetched=later), later)
+        assert store.get("example.com") == entry(fetched=later), "a new policy may follow"
 
-    def test_remove_of_a_replaced_entry_removes_nothing(self, store):
-        store.put(entry(fetched=NOW + 1), NOW + 1)
-        store.remove(entry())
-        assert store.get("example.com") is not None
+    @pytest.mark.requirement("KEEP-17")
+    def test_another_process_does_not_put_it_back(self, store):
+        clock = Clock(NOW)
+        holds = LayeredStore(MemoryStore(10), store, grace=60.0, clock=clock)
+        learns = LayeredStore(MemoryStore(10), store, grace=60.0, clock=clock)
+        learns.put(entry(), NOW)
+        assert holds.get("example.com") == entry()
+        clock.later(30)
+        gone = entry(fetched=clock.now, policy=replace(POLICY, max_age=0, body=NEVER)).over()
+        learns.put(gone, clock.now)
+        clock.later(30)
+        assert holds.get("example.com") == gone, "within grace"
+        holds.catch_up()
+        assert store.get("example.com") == gone
 
     @pytest.mark.parametrize(
         ("changes", "due", "why"),
@@ -131,11 +151,11 @@ class StoreContract:
         store.put(one, NOW)
         assert store.due(NOW, 10) == ([one] if due else []), why
 
-    def test_due_moves_with_touch_and_ends_with_remove(self, store):
+    def test_due_moves_with_touch_and_with_a_later_fetch(self, store):
         store.put(entry(due=NOW), NOW)
         store.put(entry("example.net", due=NOW), NOW)
         store.touch(entry(due=NOW + 60))
-        store.remove(entry("example.net"))
+        store.put(entry("example.net", fetched=NOW + 1, due=NOW + 90), NOW + 1)
         assert store.due(NOW, 10) == []
         assert [one.domain for one in store.due(NOW + 60, 10)] == ["example.com"]
 
@@ -170,7 +190,7 @@ class StoreContract:
     @pytest.mark.requirement("KEEP-16")
     @pytest.mark.parametrize(
         ("steady", "ahead", "lasting"),
-        [(0, 2 * 365 * DAY, STEADY - 60), (2 * STEADY, 8 * DAY, 20), (STEADY, 9 * DAY, 1800)],
+        [(0, 730 * DAY, STEADY - 60), (2 * STEADY, 8 * DAY + KEPT, 20), (STEADY, 100 * DAY, 1800)],
         ids=["at boot", "for some seconds", "for half an hour"],
     )
     def test_a_clock_that_is_ahead_removes_nothing(self, store, steady, ahead, lasting):
@@ -191,14 +211,14 @@ class StoreContract:
         clock = Clock(NOW)
         rounds = proactive(store, clock)
         for number in range(5):
-            store.put(entry(f"{number}.example", fetched=NOW - 9 * DAY), NOW)
+            store.put(entry(f"{number}.example", fetched=NOW - 8 * DAY - KEPT), NOW)
         store.put(entry(), NOW)
         pass_time(clock, rounds, STEADY - 60)
         assert store.get("0.example") is not None
         pass_time(clock, rounds, 60)
         assert not any(store.get(f"{number}.example") for number in range(5))
         assert store.get("example.com") is not None
-        assert caplog.messages == ["removed 5 policies that ended more than a day ago"]
+        assert caplog.messages == ["removed 5 policies that ended more than a month ago"]
 
     def test_scan_gives_every_entry_once(self, store):
         assert [*store.scan(3)] in ([], [[]])

@@ -22,6 +22,7 @@ def world(world_of_the_module) -> Iterator[World]:
     yield world_of_the_module
     world_of_the_module.faults.clear()
     world_of_the_module.late = 0.0
+    world_of_the_module.published.clear()
 
 
 @pytest.fixture

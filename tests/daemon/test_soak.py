@@ -218,14 +218,13 @@ import sys
 from stsresolver import daemon
 from dataclasses import replace
 from stsresolver.policies import decision
-from stsresolver.policies.steps import Remove
 from stsresolver.mta_sts.results import Cause
 real = decision._missed
 def forget(result, known, now, times):
     entry = known.entry
     if result.cause is not Cause.DNS or entry is None:
         return real(result, known, now, times)
-    return real(result, replace(known, entry=None), now, times).after(Remove(entry))
+    return real(result, replace(known, entry=None), now, times)
 decision._missed = forget
 sys.exit(daemon.main())
 """

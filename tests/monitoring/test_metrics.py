@@ -274,7 +274,7 @@ def test_proactive_fetching(watch):
 def test_round_that_fails(watch, monkeypatch):
     watched = watch()
     wait_for(lambda: watched.service.proactive.rounds, "the first round")
-    monkeypatch.setattr(watched.service.cache, "purge", lambda *_: 1 / 0)
+    monkeypatch.setattr(watched.service.cache, "catch_up", lambda: 1 / 0)
     watched.service.proactive._woken.set()
     wait_for(lambda: in_part(watched, "mta_sts_proactive_round_failures_total", 1), "a failure")
 
@@ -342,9 +342,9 @@ def test_scan_holds_the_lock_for_some_only():
     sizes = []
     for some in memory.scan(4):
         sizes.append(len(some))
-        assert memory.get("0.example"), "nobody waits meanwhile"
-        for number in (8, 9):
-            memory.remove(entry(f"{number}.example"))
+        assert memory.get("0.example") or len(sizes) > 2, "nobody waits meanwhile"
+        if len(sizes) == 2:
+            memory.purge(math.inf, 10)
     assert sizes == [4, 4, 0]
 
 

@@ -30,7 +30,6 @@ from stsresolver.policies.steps import (
     Refetch,
     Refresh,
     Remember,
-    Remove,
     RenewBehind,
     Resolve,
     Rest,
@@ -61,7 +60,7 @@ def entry(age=0.0, checked=0.0, served=ENFORCE, policy_id="1", **changes):
     """An entry fetched `age` seconds ago, whose record was seen `checked` seconds ago."""
     wall = NOW.wall
     made = Entry(DOMAIN, policy_id, served, wall - age, wall - checked, NOW.day, wall + DAY)
-    return replace(made, **changes)
+    return replace(made, due=min(made.due, made.end), **changes)
 
 
 YOUNG = entry(GRACE, GRACE)
@@ -102,9 +101,9 @@ ASKED = [
      "§3.3: an old policy is renewed behind the answer: nobody waits for it"),
     (known(entry(DAY, 1), pauses=(pause(),)), answer(ENFORCE, GRACE - 1), [],
      "but not while its id is paused"),
-    (known(ENDED), Resolve(()), [Remove(ENDED), Lapse(Mode.ENFORCE), Announce()],
+    (known(ENDED), Resolve(()), [Touch(ENDED.over()), Lapse(Mode.ENFORCE), Announce()],
      "§3.2: past max_age, counted from the fetch, no policy is in force"),
-    (known(entry(WEEK, 0)), Resolve(()), [Remove, Lapse, Announce],
+    (known(entry(WEEK, 0)), Resolve(()), [Touch, Lapse, Announce],
      "a check of the record does not extend it"),
     (known(entry(999, 1, policy(max_age=1000))), answer(policy(max_age=1000), 1), [RenewBehind()],
      "an answer is not repeated past the end"),
@@ -184,9 +183,9 @@ CAME = [
     (Resolve(("1",)), WITH_ID, known(YOUNG), answer(ENFORCE, GRACE),
      [TellWorks, Rest, Remember, Touch, TellFailed], "§5.1: and where the new policy fails"),
     (Resolve(("1",)), NotChanged("1"), known(ENDED), Fetch("1"),
-     [Remove, Lapse, Announce, TellWorks], "one that ended during the lookup is fetched"),
+     [Touch, Lapse, Announce, TellWorks], "one that ended during the lookup is fetched"),
     (Resolve(()), Found(ENFORCE, "1"), known(ENDED, lapsed=None), answer(ENFORCE, GRACE),
-     [Remove, Lapse, Announce, TellWorks, Remember, Lapse, Put, TellWorks,
+     [Touch, Lapse, Announce, TellWorks, Remember, Lapse, Put, TellWorks,
       TellChanged(Mode.ENFORCE, ENFORCE, again=True), Announce()],
      "and one that was found again is told with what was before"),
     (Resolve(()), NO_RECORD, known(lapsed=Mode.ENFORCE), answer(None, GRACE),
@@ -229,7 +228,10 @@ def test_came(question, result, before, then, effects, why):
 def test_how_long_a_miss_is_remembered(result, grace, seconds, why):
     times = RenewalTimes(grace)
     step = decision.came(Resolve(()), result, known(), NOW, times)
-    assert step.then == answer(None, seconds)
+    (remembered,) = (one.miss for one in step.effects if isinstance(one, Remember))
+    assert remembered.until == NOW.monotonic + seconds
+    # A process that shares the store may put one there.
+    assert step.then == answer(None, min(seconds, grace))
 
 
 # Faults of ours, with nothing known to be in force. `test_faults` has the whole table.
@@ -297,16 +299,23 @@ def test_when_the_store_is_back_its_policy_is_answered_at_once():
     assert step.then.policy == ENFORCE
 
 
-@pytest.mark.parametrize(
-    ("before", "effects"),
-    [(known(), [TellWorks, Remember, Lapse(None), Lapse(Mode.ENFORCE), TellWorks]),
-     (known(YOUNG), [TellWorks, Remember, Lapse(None), Remove(YOUNG), Lapse(Mode.ENFORCE),
-                     TellWorks])],
-)  # fmt: skip
-def test_max_age_0_is_in_force_for_one_answer(before, effects):
-    once = policy(max_age=0)
-    step = decision.came(Resolve(("1",)), Found(once, "2"), before, NOW, TIMES)
-    follows(step, answer(once, 0.0), [*effects, TellChanged, Announce])
+WITHDRAWN = entry(0, 0, served=policy(max_age=0), policy_id="2", asked=NOW.day).over()
+
+
+@pytest.mark.requirement("KEEP-17")
+@pytest.mark.parametrize("before", [known(), known(YOUNG)])
+def test_max_age_0_is_in_force_for_one_answer_and_is_kept(before):
+    step = decision.came(Resolve(("1",)), Found(WITHDRAWN.policy, "2"), before, NOW, TIMES)
+    effects = [TellWorks, Remember, Lapse(None), Put(WITHDRAWN), Lapse(Mode.ENFORCE), TellWorks]
+    follows(step, answer(WITHDRAWN.policy, 0.0), [*effects, TellChanged, Announce])
+
+
+@pytest.mark.requirement("KEEP-17")
+@pytest.mark.parametrize("kept", [WITHDRAWN, ENDED.over()])
+def test_what_is_only_kept_counts_as_nothing(kept):
+    follows(decision.asked(known(kept), NOW, TIMES), Resolve(()), [])
+    follows(decision.due(known(kept), NOW, TIMES, UNUSED), Refresh.LEFT, [Touch(kept)])
+    assert decision.cached(known(kept), NOW) is None
 
 
 def again(entry_, policy_id="1"):
@@ -319,7 +328,7 @@ DUE = [
     (known(YOUNG), CheckRecord(YOUNG), [], "the record of a policy that is due is looked up"),
     (known(WEEK_AGO), Refresh.LEFT, [Touch(replace(WEEK_AGO, due=WEEK_AGO.end))],
      "one that mail no longer asks for is left alone to its end"),
-    (known(ENDED), Refresh.LEFT, [Remove, Lapse, Announce, Lapse(None), TellLapsed],
+    (known(ENDED), Refresh.LEFT, [Touch, Lapse, Announce, Lapse(None), TellLapsed],
      "that a policy ended is told though no mail asks"),
     (known(), Refresh.LEFT, [], "there is none any more"),
 ]  # fmt: skip
@@ -334,7 +343,7 @@ RENEW = [
     (known(OLD), again(OLD), [], "§3.3: it is fetched again, whatever the record says"),
     (known(OLD, pauses=(pause(),)), Refresh.LEFT, [Touch(replace(OLD, due=NOW.wall + FETCH_PAUSE))],
      "its id rests: later"),
-    (known(ENDED), Refresh.LEFT, [Remove, Lapse, Announce], "it has ended meanwhile"),
+    (known(ENDED), Refresh.LEFT, [Touch, Lapse, Announce], "it has ended meanwhile"),
     (known(), Refresh.LEFT, [], "it was withdrawn meanwhile"),
 ]  # fmt: skip
 
@@ -370,7 +379,7 @@ LOOKED = [
     (again(OLD), ENFORCE, known(NEWER), Refresh.LEFT, [], "mail saw a newer policy meanwhile"),
     (again(OLD), ENFORCE, known(), Refresh.LEFT, [], "mail saw it withdrawn meanwhile"),
     (again(ENDED), OTHER, known(ENDED), Refresh.CHANGED,
-     [Remove, Lapse, Announce, Remember, Lapse, Put, TellWorks, TellChanged, Announce],
+     [Touch, Lapse, Announce, Remember, Lapse, Put, TellWorks, TellChanged, Announce],
      "one that ended during its renewal is followed by what was fetched"),
 ]  # fmt: skip
 
@@ -400,7 +409,7 @@ FUTURE_TODAY = replace(FUTURE, fetched=NOW.wall - DAY, checked=0.0, due=NOW.wall
         (FUTURE, NOW, Resolve(("1",)), [Put(FUTURE_TODAY)],
          "the entry's was: it is as old as makes it due at once"),
         (replace(FUTURE, policy=policy(max_age=0)), NOW, Resolve(()),
-         [Put, Remove, Lapse, Announce], "and ends where that is past its end"),
+         [], "one that was withdrawn stays so"),
         (entry(-299, -299), NOW, answer(ENFORCE, GRACE + 299), [],
          "five minutes are no wrong clock"),
     ],

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from stsresolver.cache.entry import KEPT
 from stsresolver.config.settings import ProactiveSettings
 from stsresolver.mta_sts.policy import Mode
 from stsresolver.policies.misses import FETCH_PAUSE
@@ -192,12 +193,26 @@ def test_what_nobody_asks_for_is_no_longer_renewed():
     assert world.policies.cached(DOMAIN, 4.0) is not None
     run(world, proactive, 2 * DAY)
     assert world.policies.cached(DOMAIN, 4.0) is None
+    run(world, proactive, KEPT)
     assert world.store.get(DOMAIN) is None, "and it is removed"
+
+
+def test_a_renewal_is_no_use_of_what_memory_holds():
+    """Else what mail needs would be pushed out by what no mail asks for."""
+    world = World("1", policy(max_age=DAY))
+    for name in ("a", "b"):
+        world.ask(f"{name}.example")
+    reads = world.store.hits, world.store.misses
+    for _ in range(3):
+        run(world, scheduler(world), DAY)
+    assert world.counted()[1] > 4
+    assert (world.store.hits, world.store.misses) == reads
+    assert [one.domain[0] for (one,) in world.store.scan(1)] == ["a", "b"]
 
 
 def test_without_fetching_only_the_expired_go():
     world = asked(max_age=DAY)
-    run(world, scheduler(world, enabled=False), 2 * DAY)
+    run(world, scheduler(world, enabled=False), DAY + KEPT)
     assert world.counted() == (0, 0)
     assert world.store.get(DOMAIN) is None
 

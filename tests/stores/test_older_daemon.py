@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -74,9 +75,10 @@ def test_the_older_daemons_policies_are_taken_over(path, caplog):
         assert store.get("none.example").policy.mx == ()
         assert now <= store.get("ahead.example").fetched <= time.time()
         assert len(store.due(time.time(), 10)) == 4, "due at once"
-        store.remove(good)
+        newer = replace(good, fetched=now + 1.0)
+        store.put(newer, now)
     with opened(path) as store:
-        assert store.get("good.example") is None, "taken over once only"
+        assert store.get("good.example") == newer, "taken over once only"
     assert old_rows(path) == before
     assert [record.getMessage() for record in caplog.records] == [
         "took over 4 policies from the older daemon's tables, dropped 0 (damaged or expired)"

@@ -249,7 +249,6 @@ class TestOtherPrograms:
         assert store.get("example.com") is None
         store.put(entry(), NOW)
         store.touch(entry())
-        store.remove(entry())
         assert [one.domain for one in store.due(NOW, 1)] == ["example.org"]
         client.zadd(prefix + "end", {"example.com": 1.0})
         assert store.purge(NOW, 10) == 1
@@ -265,7 +264,6 @@ class TestOtherPrograms:
         for call in (
             lambda: store.put(entry(), NOW),
             lambda: store.touch(entry()),
-            lambda: store.remove(entry()),
             lambda: store.due(NOW, 1),
             lambda: store.purge(NOW, 1),
         ):

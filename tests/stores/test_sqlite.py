@@ -152,7 +152,7 @@ def explain(path, text, values):
 
 
 @pytest.mark.requirement("LIB-12")
-@pytest.mark.parametrize("query", ["_GET", "_DUE", "_PUT", "_TOUCH", "_REMOVE", "_PURGE"])
+@pytest.mark.parametrize("query", ["_GET", "_DUE", "_PUT", "_TOUCH", "_PURGE"])
 def test_every_query_goes_by_an_index(store, path, query):
     text = getattr(sqlite, query)
     values = (1,) * text.count("?") or dict.fromkeys(

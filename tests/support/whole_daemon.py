@@ -55,12 +55,14 @@ class World:
 
     dns: no answer comes; servfail: none that helps; https: no connection is taken. A domain
     `hang-*` is never answered, and `none-*` does not exist; every other one has a policy,
-    `short.example` for 1000 seconds. Policies come `late` by so many seconds.
+    `short.example` for 1000 seconds. Policies come `late` by so many seconds. `published`: the id
+    and the text of other policies than the usual one, by domain.
     """
 
     def __init__(self, directory: Path, authority: Authority, stack: contextlib.ExitStack) -> None:
         self.faults: set[str] = set()
         self.late = 0.0
+        self.published: dict[str, tuple[str, str]] = {}
         self.dns = stack.enter_context(NameServer(otherwise=self._answer))
         certificate = authority.server(
             *(f"mta-sts.{domain}" for domain in (*KNOWN, SHORT)),
@@ -84,13 +86,15 @@ class World:
         if "none" in name:
             return code("NXDOMAIN")(query)
         if name.startswith("_mta-sts."):
-            return txt("v=STSv1; id=1")(query)
+            policy_id, _ = self.published.get(name.removeprefix("_mta-sts."), ("1", ""))
+            return txt(f"v=STSv1; id={policy_id}")(query)
         return addresses("127.0.0.2" if "https" in self.faults else "127.0.0.1")(query)
 
     def _page(self, request: bytes) -> Iterable:
         domain = re.search(rb"Host: mta-sts\.(.*)\r\n", request)[1].decode()
         age = 1000 if domain == SHORT else 604_800
         text = f"version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: {age}\n"
+        _, text = self.published.get(domain, ("1", text))
         return itertools.chain([self.late], page(text.encode())(request))
 
 
