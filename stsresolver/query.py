@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib
 import io
 import os
 import sys
@@ -37,7 +38,7 @@ from .inspection.stored import stored_entries
 from .inspection.target import next_hop_of, parse_target
 from .mta_sts.results import Failure, NoPolicy
 from .net.proxy import Proxy, ProxyError, from_environment
-from .process.arguments import Arguments
+from .process.arguments import FILE_NAMES, Arguments
 from .process.output import complain, say
 
 _PROG = "mta-sts-query"
@@ -65,6 +66,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return cache_command.run(words[1:])
     parser = _arguments()
     options = parser.parse_args(argv)
+    if options.print_completion is not None:
+        return _print_completion(options.print_completion)
     if (options.domain is None) is (options.file is None):
         parser.error("the following arguments are required: DOMAIN, or --file LIST without one")
     if options.ask is not None:
@@ -107,6 +110,12 @@ def _arguments() -> Arguments:
     add = parser.add_argument
     add("domain", metavar="DOMAIN", nargs="?", help="a domain, an address or a next hop of Postfix")
     add("known_id", metavar="KNOWN_ID", nargs="?", help="fetch only if the id is another one")
+    _add_options(parser)
+    return parser
+
+
+def _add_options(parser: Arguments) -> None:
+    add = parser.add_argument
     form = parser.add_mutually_exclusive_group().add_argument
     form("-v", "--verbose", action="store_true", help="show the text of the policy, too")
     form("-q", "--quiet", action="store_true", help="print the verdict alone")
@@ -120,7 +129,10 @@ def _arguments() -> Arguments:
     add("--file", metavar="LIST", help="look at each domain of a file, - for standard input")
     add("--jobs", metavar="NUMBER", type=_jobs, default=16, help="so many at once (16)")
     add("--ask", metavar="PLACE", type=_place, help="ask the daemon at HOST:PORT or unix:PATH")
-    return parser
+    add("--print-completion", choices=("bash", "zsh"), help="print what completes arguments")
+    for action in parser._actions:
+        if action.dest in ("config", "file"):
+            action.complete = FILE_NAMES  # type: ignore[attr-defined]
 
 
 def _seconds(text: str) -> float:
@@ -147,6 +159,23 @@ def _place(text: str) -> object:
         return parse_place(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _print_completion(shell: str) -> int:
+    """Print a script that completes our arguments in a shell."""
+    try:
+        shtab = importlib.import_module("shtab")
+    except ImportError:
+        remedy = f"{sys.executable} -m pip install 'stsresolver[query]'"
+        return _refuse(os.EX_UNAVAILABLE, f"shtab is not installed: {remedy}")
+    parser = Arguments(prog=_PROG, description="")
+    _add_options(parser)
+    # It can stand where a domain does, which cannot be completed.
+    does = cache_command.DESCRIPTION
+    cache = parser.add_subparsers().add_parser("cache", description=does, help=does)
+    cache_command.add_arguments(cache)
+    _say(shtab.complete(parser, shell))
+    return os.EX_OK
 
 
 # A LOOK

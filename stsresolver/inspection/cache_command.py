@@ -30,7 +30,7 @@ from ..control.messages import Command, End, Item, Missed, Request
 from ..mta_sts.resolver import Resolver
 from ..net.proxy import ProxyError, from_environment
 from ..policies.renewal_times import RenewalTimes
-from ..process.arguments import Arguments
+from ..process.arguments import FILE_NAMES, Arguments
 from ..process.output import complain, say
 from ..socketmap.answer import answer
 from ..stores.opening import open_store
@@ -39,6 +39,7 @@ from .screen import ahead, shown, span
 from .target import parse_target
 
 PROG = "mta-sts-query cache"
+DESCRIPTION = "Look after the cache of mta-sts-daemon, while it runs."
 _DONE, _UNKNOWN, _FAILED = 0, 1, 2
 
 _say = partial(say, PROG)
@@ -69,17 +70,24 @@ def arguments() -> Arguments:
     """Return what reads the arguments behind the word `cache`."""
     parser = Arguments(
         prog=PROG,
-        description="Look after the cache of mta-sts-daemon, while it runs.",
+        description=DESCRIPTION,
         epilog="exit status: 0 done, 1 not known, 2 failed, 64 usage, 69 cache out of reach",
     )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: Arguments) -> None:
+    """Add the arguments behind the word `cache`."""
     parser.set_defaults(domain=None)
-    parser.add_argument(
+    config = parser.add_argument(
         "-c",
         "--config",
         metavar="FILE",
         default=DEFAULT_PATH,
         help=f"configuration of the daemon (default: {DEFAULT_PATH})",
     )
+    config.complete = FILE_NAMES  # type: ignore[attr-defined]
     parser.add_argument("--json", action="store_true", help="print JSON objects, one a line")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -98,7 +106,6 @@ def arguments() -> Arguments:
     add("export", "Print the enforced policies as a table for Postfix.", domain=False).add_argument(
         "--zone", metavar="NAME", help="for this zone (default: default_zone)"
     )
-    return parser
 
 
 def _refuse(status: int, message: str) -> int:

@@ -23,6 +23,7 @@ from ..net.deadline import Deadline
 from ..net.nameservers import NameServerError, NameServers
 from ..net.proxy import Proxy
 from ..net.steps import run
+from ..policies.faults import waits_for
 from ..socketmap.answer import answer
 from .certificate_shown import certificate_shown
 from .findings import Inspection, MailHost, Part, Problem, Severity
@@ -113,7 +114,7 @@ class Inspector:
                 mx_failure,
                 port,
                 in_force,
-                answer(in_force, domain, self._zone).decode(),
+                _told(result, in_force, domain, self._zone),
                 entry,
                 times,
                 time.monotonic() - began,
@@ -154,6 +155,15 @@ def inspect(
     `timeout`: seconds, for DNS and for HTTPS each. `proxy`, `zone`: as for `Inspector`.
     """
     return Inspector(timeout, proxy=proxy, zone=zone).inspect(target)
+
+
+def _told(result: Lookup, in_force: Policy | None, domain: str, zone: Zone) -> str:
+    """Return the reply to Postfix: mail waits if it is our fault that no policy is known."""
+    if in_force is None and isinstance(result, Failure):
+        fault = waits_for(result, {}, 0.0)
+        if fault is not None:
+            return f"TEMP {fault.value}"
+    return answer(in_force, domain, zone).decode()
 
 
 def _in_force(result: Lookup, entry: Entry | None, now: float) -> Policy | None:

@@ -187,6 +187,8 @@ def verdict(seen: Inspection) -> str:
             return f"{mail} goes as without a policy: mode {seen.in_force.mode} is in force"
         return why
     if isinstance(seen.result, Failure):
+        if seen.answer.startswith("TEMP "):
+            return f"{mail} waits in the queue: {seen.result.cause.value}"
         return f"{mail} goes as without a policy: {seen.result.cause.value}"
     return f"{mail} goes as without a policy: its mode is {seen.result.policy.mode}"
 

@@ -257,7 +257,9 @@ def _entry(seen: Inspection) -> list[str]:
 
 def _told(seen: Inspection) -> list[str]:
     lines = [quoted(seen.answer)]
-    if not seen.is_enforced:
+    if seen.answer.startswith("TEMP "):
+        lines.append("(mail waits, and Postfix asks again)")
+    elif not seen.is_enforced:
         lines.append("(Postfix's own settings apply)")
     if isinstance(seen.result, NoPolicy | Failure) and seen.is_enforced:
         lines.append("(by the policy in the cache)")

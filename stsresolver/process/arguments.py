@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 
+# How shtab completes the argument of an option that names a file, in each shell.
+FILE_NAMES = {"bash": "_shtab_compgen_files", "zsh": "_files"}
+
+
 class Arguments(argparse.ArgumentParser):
     """Knows --version, and ends with 64 (EX_USAGE) for wrong arguments."""
 

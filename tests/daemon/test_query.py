@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -527,3 +528,62 @@ def test_colours_on_a_terminal(environment, colours):
         os.close(theirs)
     assert "Verdict" in shown
     assert ("\x1b[" in shown) is colours
+
+
+@pytest.fixture
+def completion(capsys):
+    """Return what gives the script of a shell."""
+    pytest.importorskip("shtab")
+
+    def script(shell: str) -> str:
+        assert query.main(["--print-completion", shell]) == 0
+        return capsys.readouterr().out
+
+    return script
+
+
+COMPLETE = """
+source /dev/stdin
+shift 0
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_shtab_mta_sts_query
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["--js"], {"--json"}),
+        (["ca"], {"cache"}),
+        (["--print-completion", ""], {"bash", "zsh"}),
+        (["cache", "re"], {"refresh"}),
+        (["cache", "--"], {"--config", "--help", "--json", "--version"}),
+        (["cache", "forget", "--y"], {"--yes"}),
+    ],
+)
+def test_completion_in_bash(completion, words, offered):
+    done = subprocess.run(
+        ["bash", "-c", COMPLETE, "bash", "mta-sts-query", *words],
+        input=completion("bash"),
+        text=True,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert set(done.stdout.split()) == offered
+
+
+def test_completion_in_zsh(completion):
+    script = completion("zsh")
+    assert script.startswith("#compdef mta-sts-query\n")
+    if shutil.which("zsh") is None:
+        pytest.skip("not installed: zsh")
+    subprocess.run(["zsh", "-n", "/dev/stdin"], input=script, text=True, timeout=30, check=True)
+
+
+def test_completion_without_shtab(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert query.main(["--print-completion", "bash"]) == 69
+    assert "pip install 'stsresolver[query]'" in capsys.readouterr().err

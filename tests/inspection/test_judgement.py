@@ -53,6 +53,11 @@ VERDICTS = [
     ),
     ("a failure", inspection(FAILED), f"{WITHOUT}{Cause.CONNECT.value}"),
     (
+        "a failure of this host",
+        inspection(Failure(Cause.PROCESS)),
+        f"mail to example.com waits in the queue: {Cause.PROCESS.value}",
+    ),
+    (
         "a failure, and a policy in the cache",
         inspection(FAILED, entry=entry()),
         f"{ENFORCED}, by the policy in the cache",

@@ -15,9 +15,9 @@ from stsresolver.inspection.findings import (
     PolicyHost,
     Record,
 )
+from stsresolver.inspection.inspector import _told
 from stsresolver.inspection.judgement import judged
 from stsresolver.mta_sts.policy import parse_policy
-from stsresolver.socketmap.answer import answer
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -79,7 +79,7 @@ def inspection(
             mx_failure,
             "25",
             in_force,
-            answer(in_force, "example.com", zone or Zone()).decode(),
+            _told(result, in_force, "example.com", zone or Zone()),
             entry,
             {Part.RECORD: 0.0123, Part.TLS: 0.02},
             0.1,
