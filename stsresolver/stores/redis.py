@@ -7,6 +7,10 @@ when no daemon is left to remove it. The daemon says how long it is, and Redis c
 clock. It is so long that a clock of Redis's host that is two years ahead removes nothing. What has
 ended is removed by `purge`.
 
+A Redis that is full, or was emptied in part, may have lost an index and kept entries. So the
+indexes are compared with the entries once a day, and as soon as they differ in size, and get what
+they miss.
+
 Another program's data under one of these names is neither changed nor removed. In the place of a
 domain it is taken for no entry, nothing is kept for that domain, and the log says so once. In the
 place of an index it is an error.
@@ -17,6 +21,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import math
+import re
 import sys
 import threading
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -29,7 +35,7 @@ from ..cache.store import StoreError
 from ..config.redis_options import RedisOptionsError, RedisSettings
 from ..mta_sts.policy import MAX_MAX_AGE
 from .entry_json import from_json, to_json
-from .redis_scripts import DROP, DUE, LEASE, MAKE_DUE, PURGE, PUT, REVOKE, TOUCH
+from .redis_scripts import DROP, DUE, LEASE, MAKE_DUE, PURGE, PUT, REVOKE, SIZES, TOUCH
 
 _NEEDED = (
     f"a Redis cache needs redis-py 5 or later: {sys.executable} -m pip install 'stsresolver[redis]'"
@@ -48,6 +54,11 @@ log = logging.getLogger(__name__)
 
 # Seconds that a key outlives its policy.
 MARGIN = 1000 * 86_400.0
+# Seconds between two comparisons of the indexes with the entries, and where their sizes differ.
+_MEND_PAUSE = 86_400.0
+_MEND_PAUSE_DIFFERENT = 60.0
+# Entries compared at once.
+_SOME = 500
 # Unreadable entries are left out and the next ones read, this many times in one `due`.
 _ROUNDS = 10
 _MAX_WARNED = 10_000
@@ -93,7 +104,9 @@ class RedisStore:
         self._put, self._touch = register(PUT), register(TOUCH)
         self._due, self._drop, self._purge = register(DUE), register(DROP), register(PURGE)
         self._make_due, self._lease = register(MAKE_DUE), register(LEASE)
-        self._revoke = register(REVOKE)
+        self._revoke, self._sizes = register(REVOKE), register(SIZES)
+        # When the indexes were compared with the entries last, by the clock of who asks.
+        self._mended = -math.inf
         self._lock = threading.Lock()
         self._warned: MutableMapping[str, None] = cachetools.LRUCache(_MAX_WARNED)
 
@@ -156,6 +169,7 @@ class RedisStore:
 
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return entries that are due."""
+        self._mend(now)
         arguments = [self._entries, repr(now), repr(now + CLOCK_SKEW), limit]
         found: list[Entry] = []
         for _ in range(_ROUNDS):
@@ -177,10 +191,12 @@ class RedisStore:
 
     def make_due(self, now: float) -> None:
         """Let every entry be due, since the beginning of time."""
+        self._mend(now)
         self._run(self._make_due, self._indexes, [])
 
     def purge(self, now: float, limit: int) -> int:
         """Remove entries past their end, those included that Redis has removed by itself."""
+        self._mend(now)
         removed: int = self._run(self._purge, self._indexes, [self._entries, repr(now), limit])
         return removed
 
@@ -197,6 +213,45 @@ class RedisStore:
         for client in (self._redis, *self._sentinels):
             client.close()
             client.connection_pool.disconnect()
+
+    def _mend(self, now: float) -> None:
+        """Put entries into the indexes that miss them, if it is time to look for some."""
+        sizes = self._run(self._sizes, self._indexes, [])
+        pause = _MEND_PAUSE if len(set(sizes)) == 1 else _MEND_PAUSE_DIFFERENT
+        if abs(now - self._mended) < pause:
+            return
+        self._mended = now
+        pattern = re.sub(r"([\\*?[])", r"\\\1", self._entries) + "*"
+        cursor: Any = 0
+        missed = 0
+        while True:
+            keys: Any
+            with self._errors():
+                cursor, keys = self._redis.scan(cursor, pattern, _SOME)
+            missed += self._index([key[len(self._entries.encode()) :] for key in keys])
+            if not cursor:
+                break
+        if missed:
+            log.warning(
+                "%s: its indexes had lost %d policies, and have them again; let Redis refuse writes"
+                " when it is full (maxmemory-policy noeviction)",
+                self._name,
+                missed,
+            )
+
+    def _index(self, names: list[Any]) -> int:
+        """Put the entries of domains into the indexes that miss them; return how many did."""
+        if not names:
+            return 0
+        with self._errors():
+            scores: Any = [self._redis.zmscore(index, names) for index in self._indexes]
+        missed = 0
+        for name, *times in zip(names, *scores, strict=True):
+            entry = self.get(name.decode(errors="replace")) if None in times else None
+            if entry is not None:
+                self.touch(entry)
+                missed += 1
+        return missed
 
     def _write(self, script: Any, domain: str, arguments: Sequence[object]) -> None:
         key = self._entries + domain

@@ -99,6 +99,16 @@ return reply
 """
 )
 
+# Returns the sizes of the indexes, which are equal unless Redis has lost one of them.
+SIZES = (
+    _COMMON
+    + """
+local sizes = {}
+for i = 1, 3 do sizes[i] = redis.call('ZCARD', KEYS[i]) end
+return sizes
+"""
+)
+
 # Every score of the first index becomes 0; what has no entry any more is found out by DUE.
 MAKE_DUE = (
     _COMMON

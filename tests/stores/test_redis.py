@@ -121,6 +121,46 @@ class TestKeys:
         assert [one.domain[0] for one in store.due(NOW, 2)] == ["2", "4"]
         assert client.zcard(prefix + "end") == 2
 
+    @pytest.mark.parametrize(
+        "lost", [["due"], ["end"], ["fetched"], ["due", "end", "fetched"]], ids=" and ".join
+    )
+    def test_a_lost_index_is_made_again(self, store, client, prefix, lost, caplog):
+        """As after an eviction. What is put afterwards makes the index, but not whole."""
+        for number in range(3):
+            store.put(entry(f"{number}.example", due=NOW - 1), NOW)
+        store.put(entry("later.example"), NOW)
+        client.set(prefix + "policy:other.example", "another program's")
+        client.delete(*(prefix + name for name in lost))
+        store.put(entry("new.example"), NOW)
+        assert [one.domain[0] for one in store.due(NOW, 10)] == ["0", "1", "2"]
+        for name in ("due", "end", "fetched"):
+            assert client.zcard(prefix + name) == 5
+            assert client.pttl(prefix + name) > POLICY.max_age * 1000
+        told = [one.getMessage() for one in caplog.records if "indexes" in one.getMessage()]
+        assert len(told) == 1
+        assert "had lost 4 policies" in told[0]
+
+    def test_an_index_that_is_lost_while_the_daemon_runs_is_made_again(self, store, client, prefix):
+        store.put(entry(due=NOW), NOW)
+        assert store.due(NOW, 10)
+        client.delete(prefix + "due")
+        assert store.due(NOW + 60, 10)
+        client.delete(*(prefix + name for name in ("due", "end", "fetched")))
+        assert not store.due(NOW + 120, 10), "nothing shows it"
+        assert store.due(NOW + DAY + 120, 10), "but the daily comparison"
+
+    def test_the_names_of_others_are_not_taken_for_ours(self, server, client):
+        """A prefix may hold what has a meaning in Redis's patterns."""
+        client.set("[x?*policy:example.org", "another program's")
+        for prefix in ("[x?*", "x"):
+            with contextlib.closing(
+                opened({"url": f"redis://127.0.0.1:{server.port}", "prefix": prefix})
+            ) as store:
+                store.put(entry(due=NOW), NOW)
+                client.delete(prefix + "due")
+                assert len(store.due(NOW, 10)) == 1
+                client.delete(*(prefix + name for name in ("policy:example.com", "end", "fetched")))
+
     def test_purge_cleans_up_after_redis(self, store, client, prefix):
         store.put(entry(), NOW)
         client.delete(prefix + "policy:example.com")
