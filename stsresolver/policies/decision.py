@@ -33,7 +33,7 @@ from ..mta_sts.policy import Mode, Policy
 from ..mta_sts.results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
 from .faults import OF_CAUSE, Fault, waits_for
 from .misses import FETCH_PAUSE, Miss, Pause
-from .renewal_times import DAY, RenewalTimes
+from .renewal_times import DAY, UNASKED_PAUSE, RenewalTimes
 from .steps import (
     Announce,
     Answer,
@@ -99,6 +99,8 @@ def due(known: Known, now: Now, times: RenewalTimes, unused_after: float) -> Ste
             return Step(Refresh.LEFT, (Touch(stored.over()),))
         if known.lapsed is None or not now.steady:
             return Step(Refresh.LEFT, effects)
+        if stored is not None and times.ends_unrenewed(stored):
+            return Step(Refresh.LEFT, (*effects, Lapse(None)))
         why = "no mail asked for it, or it could not be renewed"
         return Step(Refresh.LEFT, (*effects, Lapse(None), TellLapsed(known.lapsed, why)))
     if not entry.checked and not now.steady:
@@ -310,7 +312,7 @@ def _record_checked(
 def _fetch_again(known: Known, entry: Entry, policy_id: str, now: Now) -> Step:
     """Fetch the policy of an entry again, unless the id is paused after a failed fetch."""
     if known.paused(policy_id) is not None:
-        again = min(now.wall + FETCH_PAUSE, entry.end)
+        again = min(now.wall + UNASKED_PAUSE, entry.end)
         return Step(Refresh.LEFT, (Touch(replace(entry, due=again)),))
     return Step(Refetch(policy_id, entry))
 

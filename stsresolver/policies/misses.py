@@ -1,6 +1,6 @@
-"""A lookup that gave no policy, and an id whose policy could not be fetched. Plain data, no I/O.
+"""`Miss`, a lookup that gave no policy, and `Pause`, an id whose policy could not be fetched.
 
-Times are monotonic seconds: nothing of this outlives the process.
+Plain data, no I/O. Times are monotonic seconds: neither outlives the process.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChan
 from stsresolver.policies import decision
 from stsresolver.policies.faults import HOUR, Fault
 from stsresolver.policies.misses import FETCH_PAUSE, Miss, Pause
-from stsresolver.policies.renewal_times import DAY, RenewalTimes
+from stsresolver.policies.renewal_times import DAY, UNASKED_PAUSE, RenewalTimes
 from stsresolver.policies.steps import (
     Announce,
     Answer,
@@ -330,6 +330,9 @@ DUE = [
      "one that mail no longer asks for is left alone to its end"),
     (known(ENDED), Refresh.LEFT, [Touch, Lapse, Announce, Lapse(None), TellLapsed],
      "that a policy ended is told though no mail asks"),
+    (known(entry(600, 1, policy(max_age=600))), Refresh.LEFT,
+     [Touch, Lapse(Mode.ENFORCE), Announce, Lapse(None)],
+     "unless it is so short that nothing renews it where no mail asks"),
     (known(), Refresh.LEFT, [], "there is none any more"),
 ]  # fmt: skip
 
@@ -341,7 +344,8 @@ def test_due(before, then, effects, why):
 
 RENEW = [
     (known(OLD), again(OLD), [], "§3.3: it is fetched again, whatever the record says"),
-    (known(OLD, pauses=(pause(),)), Refresh.LEFT, [Touch(replace(OLD, due=NOW.wall + FETCH_PAUSE))],
+    (known(OLD, pauses=(pause(),)), Refresh.LEFT,
+     [Touch(replace(OLD, due=NOW.wall + UNASKED_PAUSE))],
      "its id rests: later"),
     (known(ENDED), Refresh.LEFT, [Touch, Lapse, Announce], "it has ended meanwhile"),
     (known(), Refresh.LEFT, [], "it was withdrawn meanwhile"),

@@ -10,11 +10,13 @@ from stsresolver.config.settings import ProactiveSettings
 from stsresolver.mta_sts.policy import Mode
 from stsresolver.policies.misses import FETCH_PAUSE
 from stsresolver.policies.proactive import Proactive
+from stsresolver.policies.renewal_times import UNASKED_PAUSE
 from tests.policies.test_in_force import DNS_FAILS, NO_RECORD, UNFETCHABLE, World
 from tests.support.policies import DAY, WEEK, policy
 from tests.support.socketmap_client import DEADLINE, wait_for
 
 UNUSED = 180 * DAY
+HOUR = 3600
 DOMAIN = "example.com"
 
 
@@ -55,10 +57,76 @@ def test_nothing_is_due_after_mail_has_asked():
 @pytest.mark.requirement("KEEP-7")
 def test_every_domain_is_looked_at_once_an_interval():
     world = asked(max_age=30 * DAY)
-    run(world, scheduler(world), 10 * DAY)
+    run(world, scheduler(world), 7 * DAY)
     record, fetched = world.counted()
-    assert 10 <= record <= 13, "once a day, at the latest"
-    assert 10 <= fetched <= 13, "and no policy grows older than a day"
+    assert 7 <= record <= 10, "once a day, at the latest"
+    assert 7 <= fetched <= 10, "and no policy grows older than a day"
+
+
+@pytest.mark.requirement("KEEP-7")
+def test_a_policy_that_mail_has_not_asked_for_in_a_week_is_renewed_as_half_of_it_passes():
+    """Else its policy host would hear from us daily, for half a year after one mail."""
+    world = asked(max_age=40 * DAY)
+    proactive = scheduler(world)
+    run(world, proactive, 9 * DAY)
+    world.counted()
+    for _ in range(10):
+        run(world, proactive, 10 * DAY)
+        assert world.policies.cached(DOMAIN, 4.0) is not None
+    record, fetched = world.counted()
+    assert 5 <= fetched <= 7
+    assert record == fetched
+    world.ask()
+    world.run_behind()
+    world.counted()
+    run(world, proactive, 7 * DAY)
+    assert 7 <= world.counted()[0] <= 10, "mail asked again"
+
+
+def test_a_failing_source_that_mail_does_not_ask_for_is_not_bothered_daily():
+    world = asked(max_age=365 * DAY)
+    proactive = scheduler(world, unused_after=1000 * DAY)
+    run(world, proactive, 9 * DAY)
+    world.served = UNFETCHABLE
+    world.counted()
+    run(world, proactive, 360 * DAY, step=3600)
+    assert 8 <= world.counted()[1] <= 25
+    assert world.policies.cached(DOMAIN, 4.0) is not None
+    world.served = policy(max_age=365 * DAY)
+    run(world, proactive, 3 * DAY)
+    assert world.store.get(DOMAIN).fetched > world.now - 3 * DAY, "in time after all"
+
+
+@pytest.mark.parametrize("max_age", [25, 600])
+def test_a_short_policy_ends_without_mail_and_without_a_warning(max_age, log):
+    """Else strangers could have us fetch theirs all the time, for half a year after one mail."""
+    world = World("1", policy(max_age=max_age))
+    proactive = scheduler(world)
+    run(world, proactive, 3 * HOUR)
+    for number in range(100):
+        world.ask(f"{number}.example.com")
+    world.counted()
+    run(world, proactive, 2 * HOUR, step=10)
+    assert world.counted() == (0, 0)
+    assert world.policies.cached("1.example.com", 4.0) is None
+    assert [one for one in log.records if one.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("max_age", [700, 1000, 1300])
+def test_no_policy_is_renewed_more_often_than_every_ten_minutes(max_age):
+    world = asked(max_age=max_age)
+    run(world, scheduler(world, interval=1), HOUR, step=10)
+    assert 5 <= world.counted()[1] <= 6
+
+
+def test_a_failed_renewal_is_not_tried_again_before_ten_minutes():
+    world = asked(max_age=DAY)
+    world.served = UNFETCHABLE
+    proactive = scheduler(world)
+    run(world, proactive, DAY / 2, step=60)
+    world.counted()
+    run(world, proactive, HOUR, step=60)
+    assert world.counted()[1] <= 6
 
 
 def test_a_short_interval_checks_and_does_not_fetch():
@@ -83,7 +151,7 @@ def test_a_policy_of_one_day_never_lapses():
 
 @pytest.mark.requirement("KEEP-7")
 def test_a_policy_of_some_minutes_never_lapses():
-    world = asked(max_age=600)
+    world = asked(max_age=700)
     proactive = scheduler(world)
     for _ in range(100):
         run(world, proactive, 60, step=10)
@@ -182,7 +250,7 @@ def test_the_pause_of_a_failed_fetch_holds():
     proactive = scheduler(world)
     run(world, proactive, FETCH_PAUSE - 10, step=10)
     assert world.counted()[1] == 0
-    run(world, proactive, FETCH_PAUSE, step=10)
+    run(world, proactive, UNASKED_PAUSE, step=10)
     assert world.counted()[1] == 1
 
 
