@@ -10,8 +10,8 @@ import pytest
 import stsresolver
 from stsresolver import daemon, query
 from stsresolver.config.keys import load
-from tests.support.authority import Authority
-from tests.support.hostile_dns import NameServer, addresses, nxdomain, txt
+from tests.support.authority import Authority, trusted
+from tests.support.hostile_dns import NameServer, addresses, mx, nxdomain, txt
 from tests.support.hostile_https import PolicyHost, page
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -20,10 +20,11 @@ README = (CHECKOUT / "README.rst").read_text(encoding="utf-8")
 POLICY = b"version: STSv1\nmode: enforce\nmx: *.example.com\nmax_age: 604800\n"
 
 
-def example():
-    """Return the one Python example of the README."""
-    (block,) = re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
-    return textwrap.dedent(block)
+def example(number):
+    """Return one of the two Python examples of the README."""
+    blocks = re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README, re.MULTILINE)
+    assert len(blocks) == 2
+    return textwrap.dedent(blocks[number])
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,38 @@ def test_the_library_example_runs(record, prints, tmp_path, monkeypatch, capsys)
             https_port=host.port,
         )
         monkeypatch.setattr(stsresolver, "Resolver", local)
-        exec(compile(example(), "README.rst", "exec"), {})
+        exec(compile(example(0), "README.rst", "exec"), {})
     assert capsys.readouterr().out == prints
+
+
+def test_the_example_of_an_inspection_runs(tmp_path, monkeypatch, capsys):
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text("nameserver 127.0.0.1\n")
+    zone = {
+        "_mta-sts.example.com TXT": txt("v=STSv1; id=2016"),
+        "example.com MX": mx("10 mx.example.com.", "20 mx.example.org."),
+    }
+    with (
+        trusted(tmp_path) as authority,
+        NameServer(zone, otherwise=addresses("127.0.0.1")) as dns,
+        PolicyHost(page(POLICY), authority.server("mta-sts.example.com", days=(-1, 1))) as host,
+    ):
+        local = functools.partial(
+            stsresolver.Inspector,
+            resolv_conf=str(resolv_conf),
+            dns_port=dns.port,
+            https_port=host.port,
+        )
+        monkeypatch.setattr("stsresolver.inspection.inspector.Inspector", local)
+        exec(compile(example(1), "README.rst", "exec"), {})
+    assert capsys.readouterr().out == (
+        "mail to example.com will be refused by mx.example.org: its name is not in the policy\n"
+        "10 mx.example.com *.example.com\n"
+        "20 mx.example.org None\n"
+        "warning certificate-ends the certificate of the policy host ends in 0 days\n"
+        "error mx-mismatch mx.example.org matches no mx pattern of the policy: mail is not"
+        " delivered there\n"
+    )
 
 
 @pytest.mark.parametrize("text", ["192.0.2.1", "[192.0.2.1]", "com", "a b", ""])
