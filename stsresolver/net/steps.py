@@ -115,24 +115,33 @@ class SideBySide:
         step. Raises what they raise.
         """
         came: Collection[int] = ()
+        failed: OSError | None = None
         while True:
             time_is = now()
             for key, (steps, wait) in list(self._under_way.items()):
-                events = None
-                if wait is not None:
-                    events = [descriptor for descriptor, _ in wait.events if descriptor in came]
-                    if not events and time_is < wait.until:
+                resume: Callable[[Any], Wait] = steps.send
+                # A generator that was not started takes only None.
+                value: object = None
+                if wait is not None and failed is not None:
+                    resume, value = steps.throw, failed
+                elif wait is not None:
+                    value = [descriptor for descriptor, _ in wait.events if descriptor in came]
+                    if not value and time_is < wait.until:
                         continue
                 try:
-                    # A generator that was not started takes only None.
-                    self._under_way[key] = steps, steps.send(events)  # type: ignore[arg-type]
+                    self._under_way[key] = steps, resume(value)
                 except StopIteration as end:
                     del self._under_way[key]
                     return key, end.value
             limit = until()
             if time_is >= limit:
                 return None
-            came = yield _merged([wait for _, wait in self._under_way.values() if wait], limit)
+            came, failed = (), None
+            try:
+                came = yield _merged([wait for _, wait in self._under_way.values() if wait], limit)
+            except OSError as error:
+                # It could not be waited for, which each step takes as its own failure.
+                failed = error
 
 
 def _merged(waits: list[Wait], until: float) -> Wait:

@@ -157,6 +157,27 @@ def test_one_that_need_not_wait_is_done_at_once(pair):
     assert run(steps()) == ("b", 1)
 
 
+def test_what_cannot_be_waited_for_fails_in_each_step(pair, other):
+    def fails(ours):
+        try:
+            yield from waits(ours, select.POLLIN, LONG)
+        except OSError as error:
+            return str(error)
+
+    def steps():
+        with SideBySide() as several:
+            several.start("a", fails(pair[0]))
+            several.start("b", fails(other[0]))
+            return [(yield from several.first()), (yield from several.first())]
+
+    one = steps()
+    next(one)
+    one.throw(OSError("no room"))
+    with pytest.raises(StopIteration) as end:
+        one.throw(OSError("no room"))
+    assert end.value.value == [("a", "no room"), ("b", "no room")]
+
+
 @pytest.mark.parametrize("how", ["at its end", "by an error of another", "from outside"])
 def test_what_is_under_way_at_the_end_is_closed(pair, how):
     closed = []
