@@ -1,14 +1,16 @@
-"""Proactive fetching: renews policies in force though no mail asks for them.
+"""Proactive fetching: renews policies in force even if no mail asks for them.
 
 A policy of one day does not lapse while its policy host works, and mail stays protected when
 somebody tampers with DNS or HTTPS later (RFC 8461 §3.3, §10.2). Each entry carries the time when it
-is due, as `decision` chose it. This module asks the store for the due entries and hands each to
-`Policies.refresh`, at most `concurrency_limit` at once, behind the answers. Where several processes
-share a store, the holder of its lease does the work.
+is due, as `renewal_times` computed it. A thread asks the store for the due entries and has
+`Policies.refresh` look at each of them. At most `concurrency_limit` looks are under way at once,
+and none of them delays an answer. Of several processes that share a store, the one that holds its
+lease does this.
 
-It also removes entries that ended a month ago, by a clock that did not jump within the last hour: a
-clock that is ahead would empty the store. It drops what another process revoked. No entry can end
-the loop.
+The same thread does the housekeeping of every process. It writes what could not be written to the
+store, forgets what another process revoked, and removes entries that ended a month ago. It removes
+nothing within an hour after a jump of the clock, because a clock that is ahead would empty the
+store. No entry can end the thread.
 """
 
 from __future__ import annotations

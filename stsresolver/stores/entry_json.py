@@ -1,7 +1,7 @@
 """An entry as JSON text, for stores that keep text.
 
-What is read back may have been written by anybody, and passes the grammar that the network's own
-texts pass: a text is taken whole or refused whole.
+Anybody may have written what is read back, so it must pass the grammar that a record and a policy
+from the network must pass. A text is taken whole or refused whole.
 """
 
 from __future__ import annotations

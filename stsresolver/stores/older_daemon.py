@@ -2,11 +2,13 @@
 
 Two tables: `sts_policy_cache(domain, ts, pol_id, pol_body)`, with `pol_body` a JSON object of
 `version`, `mode`, `max_age` and `mx`, a list; and `proactive_fetch_ts(id, last_fetch_ts)`, which is
-not needed. They are only read, so that a person can go back; `DROP TABLE` is safe afterwards.
+not needed. We never change these tables, so that an administrator can go back to the older daemon.
+Once nobody wants to, `DROP TABLE` is safe.
 
-`ts` is when the record was last checked, not when the policy was fetched, and the mx lines were
-never checked. So each entry passes our grammar or is dropped. An entry that passes is in force from
-`ts`, is due at once, and is checked when mail asks for it.
+The older daemon never checked the mx lines, so an entry that breaks our grammar is dropped. Its
+`ts` is when it last checked the record, not when it fetched the policy. We take it for the fetch:
+the policy is in force from then on, is due at once, and is checked when mail asks for it. One that
+has ended is taken over too, in case the clock is ahead, but only kept (`Entry.over`).
 """
 
 from __future__ import annotations
@@ -29,24 +31,28 @@ _DAY = 86_400.0
 
 
 def entries(connection: sqlite3.Connection, now: float) -> Iterator[Entry]:
-    """Yield the entries in force at `now`, then log how many there were and how many were not.
+    """Yield the entries that pass the grammar, then log how many were in force at `now`.
 
     The connection gives text as bytes. A file without the older daemon's tables has no entries.
     """
     if not connection.execute("PRAGMA table_info(sts_policy_cache)").fetchall():
         return
-    taken = dropped = 0
+    taken = ended = dropped = 0
     for row in connection.execute("SELECT domain, ts, pol_id, pol_body FROM sts_policy_cache"):
         try:
             entry = _entry(row, now)
         except ValueError as error:
             log.debug("dropped %.300s: %.300s", ascii(row[0]), error)
             dropped += 1
-        else:
+            continue
+        if entry.end > now:
             taken += 1
             yield entry
-    text = "took over %d policies from the older daemon's tables, dropped %d (damaged or expired)"
-    log.info(text, taken, dropped)
+        else:
+            ended += 1
+            yield entry.over()
+    text = "took over %d policies from the older daemon's tables; %d have expired, %d are damaged"
+    log.info(text, taken, ended, dropped)
 
 
 def _entry(row: tuple[Any, ...], now: float) -> Entry:
@@ -57,7 +63,7 @@ def _entry(row: tuple[Any, ...], now: float) -> Entry:
     if not isinstance(ts, (int, float)) or not ts >= 0:
         raise ValueError("no time")
     fetched = float(min(ts, now))
-    entry = Entry(
+    return Entry(
         a_labels(domain.decode()),
         checked_id(id_text),
         _policy(body),
@@ -66,9 +72,6 @@ def _entry(row: tuple[Any, ...], now: float) -> Entry:
         asked=fetched // _DAY * _DAY,
         due=fetched,
     )
-    if entry.end <= now:
-        raise ValueError("expired")
-    return entry
 
 
 def _policy(body: bytes) -> Policy:

@@ -1,4 +1,6 @@
-"""Our sqlite file: connections to it, its version, and in words what is wrong with it.
+"""Opens our sqlite file, brings its schema up to date, and lends connections to it.
+
+Every error says in words what is wrong with the file and what to do.
 
 Several processes may have the file open at once. It is in WAL mode, where readers and the one
 writer do not wait for each other. With `synchronous=NORMAL`, what was written survives the end of

@@ -81,7 +81,7 @@ def test_the_older_daemons_policies_are_taken_over(path, caplog):
         assert store.get("good.example") == newer, "taken over once only"
     assert old_rows(path) == before
     assert [record.getMessage() for record in caplog.records] == [
-        "took over 4 policies from the older daemon's tables, dropped 0 (damaged or expired)"
+        "took over 4 policies from the older daemon's tables; 0 have expired, 0 are damaged"
     ]
 
 
@@ -96,7 +96,6 @@ def test_the_older_daemons_policies_are_taken_over(path, caplog):
         ({"ts": None}, "no time"),
         ({"ts": "yesterday"}, "text for a time"),
         ({"ts": -1}, "before all time"),
-        ({"ts": 0}, "expired"),
         ({"pol_id": None}, "no id"),
         ({"pol_id": "a;b"}, "no id by the grammar"),
         ({"pol_id": "a" * 33}, "an id too long"),
@@ -130,7 +129,22 @@ def test_what_breaks_the_grammar_is_not_taken_over(path, caplog, change, why):
     with opened(path) as store:
         assert [one.domain for one in store.due(time.time(), 10)] == ["good.example"], why
     assert [record.getMessage() for record in caplog.records] == [
-        "took over 1 policies from the older daemon's tables, dropped 1 (damaged or expired)"
+        "took over 1 policies from the older daemon's tables; 0 have expired, 1 are damaged"
+    ]
+
+
+@pytest.mark.requirement("KEEP-16")
+def test_what_has_expired_is_taken_over_but_not_due(path, caplog):
+    """By a clock that is ahead all of them have. There is no second time."""
+    caplog.set_level(logging.INFO, LOGGER)
+    ts = int(time.time() - 400 * DAY)
+    make_old_file(path, [("a.example", ts, "1", body())])
+    with opened(path) as store:
+        assert store.get("a.example").fetched == ts
+        assert store.get("a.example").is_over
+        assert store.due(ts + DAY, 10) == []
+    assert caplog.messages == [
+        "took over 0 policies from the older daemon's tables; 1 have expired, 0 are damaged"
     ]
 
 
