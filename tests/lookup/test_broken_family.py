@@ -7,13 +7,18 @@ epoll. The time limit is what the lookup has in all: a family that is broken mus
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
 from stsresolver import Cause, Resolver
-from tests.lookup.processes import Served
+from stsresolver.mta_sts.connector import MAX_SOCKETS
+from stsresolver.net.deadline import BoundedSocket
+from stsresolver.net.happy_eyeballs import MAX_ATTEMPTS
+from tests.lookup.processes import ROOT, Served
 from tests.support.hostile_dns import Behaviour, addresses, after, code, nodata, nxdomain, silence
 from tests.support.hostile_https import BlackHole, PolicyHost, has_ipv6_loopback, page
 from tests.support.hostile_place import check
@@ -142,3 +147,41 @@ def test_where_both_work_one_is_used(served, certificate, fetch):
     with hosts(case, certificate) as (answering, port):
         check(fetch(served, port), [])
         assert (answering[V6].connections, answering[V4].connections) == (1, 0)
+
+
+@pytest.mark.requirement("KEEP-12")
+def test_one_lookup_holds_no_more_sockets_than_promised(served, certificate, monkeypatch):
+    """Every attempt hangs, and so does a question: that is all that can be open at once."""
+    dark = [f"127.0.0.{number}" for number in range(3, 3 + 2 * MAX_ATTEMPTS)]
+    case = Case(addresses(*dark), silence, drops=tuple(dark))
+    opened, closed, most = [], [], [0]
+    init, close = BoundedSocket.__init__, BoundedSocket.close
+
+    def counted(self, *arguments):
+        init(self, *arguments)
+        opened.append(self)
+        most[0] = max(most[0], len(opened) - len(closed))
+
+    def uncounted(self):
+        close(self)
+        closed.append(self)
+
+    monkeypatch.setattr(BoundedSocket, "__init__", counted)
+    monkeypatch.setattr(BoundedSocket, "close", uncounted)
+    served.dns.zone |= {"mta-sts.example.com A": case.a, "mta-sts.example.com AAAA": case.aaaa}
+    with hosts(case, certificate) as (_, port):
+        settings = served.settings | {"https_port": port}
+        check(Resolver(TIMEOUT, **settings).fetch("example.com"), [Cause.CONNECT])
+    assert most[0] == MAX_SOCKETS
+    assert len(opened) == len(closed), "and all are closed in the end"
+
+
+@pytest.mark.parametrize(("limit", "lookups"), [(4096, 812), (1024, 198), (33, 1)])
+def test_lookups_at_once_follow_from_the_limit_of_descriptors(limit, lookups):
+    program = (
+        "import resource; from stsresolver.lookup.child import most_lookups;"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit})); print(most_lookups())"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert int(done.stdout) == lookups
