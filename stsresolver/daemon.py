@@ -148,6 +148,9 @@ def _check_host(config: Config, path: str, *, makes_socket: bool) -> None:
                 number(account)
         except PrivilegeError as error:
             lacks(key, f"{key}: {error}")
+    others = (config.path, config.metrics and config.metrics.path)
+    if config.control is not None and config.control.path in others:
+        lacks("control.path", f"control.path: {config.control.path} has another use already")
     # The extras are loaded now, because the user that the daemon becomes may not be able to.
     if config.metrics is not None:
         try:
@@ -369,18 +372,22 @@ def _listening_for_pages(config: Config) -> Iterator[list[socket.socket]]:
 
 @contextlib.contextmanager
 def _listening_for_control(config: Config) -> Iterator[socket.socket | None]:
-    """Listen where the cache is looked after, if that is wanted."""
+    """Listen where the cache is looked after, if that is wanted. No mail waits for want of it."""
     if config.control is None:
         yield None
         return
     path = config.control.path
-    if path in (config.path, config.metrics and config.metrics.path):
-        raise listeners.ListenError(f"{path}: control needs a socket of its own")
     # A daemon that this one takes over from may still listen there: the newest is asked.
     with contextlib.suppress(OSError):
         if stat.S_ISSOCK(os.lstat(path).st_mode):
             os.unlink(path)
-    with _unix(path, MODE) as listener, listener:
+    with contextlib.ExitStack() as cleanup:
+        listener = None
+        try:
+            listener = cleanup.enter_context(_unix(path, MODE))
+            cleanup.enter_context(listener)
+        except listeners.ListenError as error:
+            log.warning("no control socket: %s", error)
         yield listener
 
 

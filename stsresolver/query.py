@@ -34,7 +34,7 @@ from .inspection.many import Summary, side_by_side, table_line
 from .inspection.progress import progress
 from .inspection.screen import Paint, reply_screen, screen, shown, verdict_line
 from .inspection.smtp import HOST_LIMIT, as_postfix_does
-from .inspection.stored import stored_entries
+from .inspection.stored import cached
 from .inspection.target import next_hop_of, parse_target
 from .mta_sts.results import Failure, NoPolicy
 from .net.proxy import Proxy, ProxyError, from_environment
@@ -196,7 +196,7 @@ def _inspector(options: argparse.Namespace) -> Inspector:
         timeout or zone.timeout,
         proxy=_proxy(config),
         zone=zone,
-        stored=stored_entries(config),
+        cached=cached(config),
         probing=probing,
     )
 

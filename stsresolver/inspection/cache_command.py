@@ -281,7 +281,8 @@ def _line(item: Item, now: float) -> str:
             failure = shown(item.failure)[:60]
             return _row(item.domain, item.policy.mode, _short(now - item.fetched), ends, failure)
         case Missed():
-            return _row(item.domain, "not found", "", _short(item.left), shown(item.text)[:60])
+            domain, text = shown(item.domain), shown(item.text)[:60]
+            return _row(domain, "not found", "", _short(item.left), text)
         case End():
             return ""
 

@@ -7,12 +7,12 @@ HTTPS, a look at a certificate that is not valid, and the MX records.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from ..cache.entry import Entry
 from ..cache.store import StoreError
 from ..config.settings import Zone
+from ..control.messages import Missed
 from ..mta_sts.connector import Connector
 from ..mta_sts.discovery import Discovery
 from ..mta_sts.next_hop import NextHop
@@ -31,6 +31,7 @@ from .judgement import judged
 from .mail_hosts import mail_hosts
 from .recorder import Recorder
 from .smtp import Prober, Probing
+from .stored import Cached
 from .target import parse_target
 
 
@@ -39,8 +40,7 @@ class Inspector:
 
     `timeout`, `resolv_conf`, `dns_port`, `https_port`, `proxy`: as for `Resolver`.
     `zone`: how Postfix is answered.
-    `stored`: gives the entry of a domain that a daemon's store holds, or raises `StoreError`; None
-    where there is no store.
+    `cached`: gives what a daemon has cached of a domain, see `stored`; None leaves that out.
     `probing`: how the MX hosts are probed (`smtp.as_postfix_does`); None leaves them alone.
     """
 
@@ -53,12 +53,12 @@ class Inspector:
         https_port: int = 443,
         proxy: Proxy | None = None,
         zone: Zone | None = None,
-        stored: Callable[[str], Entry | None] | None = None,
+        cached: Cached | None = None,
         probing: Probing | None = None,
     ) -> None:
         self._timeout = timeout
         self._zone = zone or Zone()
-        self._stored = stored
+        self._cached = cached
         self._resolver = Resolver(
             timeout,
             resolv_conf=resolv_conf,
@@ -95,7 +95,7 @@ class Inspector:
             since = time.monotonic()
             hosts, mx_failure = self._mail_hosts(asked)
             times[Part.MX] = time.monotonic() - since
-        entry, problems = self._entry(domain)
+        entry, problems = self._known(domain, result)
         in_force = _in_force(result, entry, now)
         if in_force is not None and hosts is not None:
             hosts = [replace(one, pattern=in_force.pattern_of(one.host)) for one in hosts]
@@ -123,13 +123,29 @@ class Inspector:
             problems,
         )
 
-    def _entry(self, domain: str) -> tuple[Entry | None, tuple[Problem, ...]]:
-        """Return what the store holds, or why it could not be read."""
+    def _known(self, domain: str, result: Lookup) -> tuple[Entry | None, tuple[Problem, ...]]:
+        """Return what the cache holds, and what is wrong with that."""
+        if self._cached is None:
+            return None, ()
         try:
-            return (self._stored(domain) if self._stored is not None else None), ()
+            items = self._cached(domain)
         except StoreError as error:
             text = f"the cache could not be read: {error}"
             return None, (Problem(Severity.WARNING, "cache", text),)
+        entry = next((one for one in items if isinstance(one, Entry)), None)
+        if entry is not None or not isinstance(result, Found):
+            return entry, ()
+        problems = (
+            Problem(
+                Severity.WARNING,
+                "remembered-miss",
+                f"the daemon does not see this policy for {one.left:.0f} seconds more ({one.text});"
+                f" mta-sts-query cache refresh {domain} ends that",
+            )
+            for one in items
+            if isinstance(one, Missed)
+        )
+        return None, tuple(problems)
 
     def _mail_hosts(self, asked: NextHop) -> tuple[list[MailHost] | None, str]:
         """Return the MX hosts, and why they are not known."""

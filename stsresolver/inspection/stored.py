@@ -8,49 +8,55 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
-from ..cache.entry import Entry
-from ..cache.store import StoreError
+from ..cache.store import Store, StoreError
 from ..config.settings import CacheSettings, Config, InternalCache, SqliteCache
 from ..control.client import ControlError, NoDaemon, ask
-from ..control.messages import Command, Request
+from ..control.messages import Command, Item, Request
 from ..stores.opening import open_store
 
+# Gives the entry and the misses of a domain; raises `StoreError`.
+Cached: TypeAlias = Callable[[str], list[Item]]
 
-def stored_entries(config: Config) -> Callable[[str], Entry | None] | None:
-    """Return what gives the entry of a domain, or raises `StoreError`.
+
+def cached(config: Config) -> Cached | None:
+    """Return what gives all that is cached of a domain.
 
     None for a cache in memory of a daemon without `control`, and for a database that is not there.
     """
-    cache = config.cache
     if config.control is not None:
-        return partial(_asked, config.control.path, _stored_entries(cache))
-    return _stored_entries(cache)
+        return partial(_asked, config.control.path, _stored(config.cache))
+    return _stored(config.cache)
 
 
-def _asked(path: str, otherwise: Callable[[str], Entry | None] | None, domain: str) -> Entry | None:
-    """Return the entry that the running daemon has; that of the store where none runs."""
+def _asked(path: str, otherwise: Cached | None, domain: str) -> list[Item]:
+    """Return what the running daemon has; what the store has where none runs."""
     try:
-        items = list(ask(path, Request(Command.SHOW, domain)))
+        return list(ask(path, Request(Command.SHOW, domain)))
     except NoDaemon as error:
         if otherwise is None:
             raise StoreError(str(error)) from error
         return otherwise(domain)
     except ControlError as error:
         raise StoreError(str(error)) from error
-    return next((one for one in items if isinstance(one, Entry)), None)
 
 
-def _stored_entries(cache: CacheSettings) -> Callable[[str], Entry | None] | None:
+def _stored(cache: CacheSettings) -> Cached | None:
     if isinstance(cache, InternalCache):
         return None
     if isinstance(cache, SqliteCache) and not os.path.exists(cache.filename):
         return None
     try:
-        return open_store(cache).get
+        return partial(_read, open_store(cache))
     except StoreError as error:
         return partial(_unreadable, str(error))
 
 
-def _unreadable(why: str, _: str) -> Entry | None:
+def _read(store: Store, domain: str) -> list[Item]:
+    entry = store.get(domain)
+    return [] if entry is None else [entry]
+
+
+def _unreadable(why: str, _: str) -> list[Item]:
     raise StoreError(why)

@@ -1071,3 +1071,65 @@ def test_files_that_the_user_may_not_remove(start, open_to_all):
     assert f"{pidfile} stays, and is empty: Permission denied" in texts
     assert f"{path} stays: Permission denied" in texts
     assert pidfile.read_text() == ""
+
+
+# THE CONTROL SOCKET
+
+
+def listed(config: Path) -> subprocess.CompletedProcess:
+    """Return what `mta-sts-query cache list` does."""
+    return subprocess.run(
+        [sys.executable, "-m", "stsresolver.query", "cache", "-c", config, "--json", "list"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_control_socket(start_with_resolver, tmp_path):
+    path = tmp_path / "control"
+    daemon = start_with_resolver(f"port: 0\ncontrol: {{path: {path}}}\n")
+    with daemon.client() as client:
+        assert client.ask(b"zone good.example") == SECURE
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    done = listed(tmp_path / "config-0.yml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"domain": "good.example", "found": true' in done.stdout
+    assert daemon.stop() == 0
+    assert not path.exists()
+    assert listed(tmp_path / "config-0.yml").returncode == 69
+
+
+def test_newest_daemon_has_the_control_socket(start, tmp_path):
+    path = tmp_path / "control"
+    text = f"port: 0\ncontrol: {{path: {path}}}\n"
+    first = start(text)
+    first.addresses()
+    second = start(text)
+    second.addresses()
+    assert first.stop() == 0
+    assert path.exists(), "it is the second's"
+    assert listed(tmp_path / "config-1.yml").returncode == 0
+    assert second.stop() == 0
+    assert not path.exists()
+
+
+def test_daemon_serves_without_its_control_socket(start, tmp_path):
+    path = tmp_path / "none" / "control"
+    daemon = start(f"port: 0\ncontrol: {{path: {path}}}\n")
+    with daemon.client() as client:
+        assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+    why = f"no control socket: cannot listen on {path}: No such file or directory"
+    assert ("WARNING", why) in daemon.lines()
+    assert daemon.stop() == 0
+
+
+def test_control_needs_a_socket_of_its_own(refused, tmp_path):
+    path = tmp_path / "socket"
+    text = f"path: {path}\ncontrol: {{path: {path}}}\n"
+    status, lines = refused("-c", configuration(tmp_path, text))
+    assert status == 78
+    why = f":2: control.path: {path} has another use already"
+    assert lines == [f"mta-sts-daemon: {tmp_path}/config.yml{why}"]

@@ -258,7 +258,7 @@ def test_as_the_daemon_of_a_configuration_looks(asked, printed, config, argument
     assert asked.calls == [(timeout, "example.com")]
     assert asked.proxy == Proxy("proxy.example", 3128)
     assert asked.more["zone"].strict_testing is strict
-    assert asked.more["stored"] is None, "no database is made"
+    assert asked.more["cached"] is None, "no database is made"
     assert list(config.parent.iterdir()) == [config]
     printed("-c", str(config), "-t", "9", "example.com")
     assert asked.calls[-1] == (9, "example.com")
@@ -268,21 +268,21 @@ def test_store_of_a_configuration(asked, printed, config):
     store = SqliteStore(config.parent / "cache.db", threads=1)
     store.put(entry(), NOW)
     printed("--config", str(config), "example.com")
-    assert asked.more["stored"]("example.com") == entry()
-    assert asked.more["stored"]("example.org") is None
+    assert asked.more["cached"]("example.com") == [entry()]
+    assert asked.more["cached"]("example.org") == []
 
 
 def test_store_that_cannot_be_read(asked, printed, config):
     (config.parent / "cache.db").write_text("no database")
     printed("--config", str(config), "example.com")
     with pytest.raises(StoreError, match="is no sqlite database"):
-        asked.more["stored"]("example.com")
+        asked.more["cached"]("example.com")
 
 
 def test_cache_in_memory_cannot_be_read(asked, printed, config):
     config.write_text("")
     printed("--config", str(config), "example.com")
-    assert asked.more["stored"] is None
+    assert asked.more["cached"] is None
 
 
 def test_wrong_configuration(asked, capsys, config):

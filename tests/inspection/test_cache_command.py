@@ -410,11 +410,11 @@ def test_reply_of_somebody_else(tmp_path, printed, reply, why):
 
 def test_entry_of_a_running_daemon_is_seen_by_a_look(daemon, config, monkeypatch):
     from stsresolver.config.keys import load
-    from stsresolver.inspection.stored import stored_entries
+    from stsresolver.inspection.stored import cached
 
-    stored = stored_entries(load(str(config)))
-    assert stored("a.example").id == "2015"
-    assert stored("d.example") is None
+    known = cached(load(str(config)))
+    assert [one.id for one in known("a.example")] == ["2015"]
+    assert known("d.example") == []
 
 
 def test_every_command_is_answered(daemon):

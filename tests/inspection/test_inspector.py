@@ -8,6 +8,7 @@ import stsresolver
 from stsresolver import Cause, Failure, Found, NotChanged
 from stsresolver.cache.store import StoreError
 from stsresolver.config.settings import Zone
+from stsresolver.control.messages import Missed
 from stsresolver.inspection.as_json import fields
 from stsresolver.inspection.findings import MailHost, Part
 from stsresolver.net.proxy import Proxy
@@ -102,7 +103,7 @@ def test_stored_policy_is_what_postfix_is_told(world):
     world.dns.zone["_mta-sts.example.com TXT"] = code("SERVFAIL")
     world.dns.zone["example.com MX"] = mx("10 mail.example.com.")
     stored = entry(age=-1e9)
-    seen = world.inspector(stored=lambda domain: stored).inspect("example.com")
+    seen = world.inspector(cached=lambda domain: [stored]).inspect("example.com")
     assert isinstance(seen.result, Failure)
     assert (seen.entry, seen.in_force) == (stored, stored.policy)
     assert seen.answer == "OK secure match=mail.example.com servername=hostname"
@@ -110,12 +111,20 @@ def test_stored_policy_is_what_postfix_is_told(world):
 
 
 def test_store_that_fails_is_a_problem(world):
-    def stored(domain):
+    def cached(domain):
         raise StoreError("cache.db: another process keeps it locked")
 
-    seen = world.inspector(stored=stored).inspect("example.com")
+    seen = world.inspector(cached=cached).inspect("example.com")
     assert seen.entry is None
     assert "cache" in [one.code for one in seen.problems]
+
+
+def test_policy_that_the_daemon_does_not_see_yet(world, host):
+    missed = Missed("example.com", 4.0, "no-record", "the domain publishes no record", 1234.0)
+    seen = world.inspector(host.port, cached=lambda domain: [missed]).inspect("example.com")
+    (problem,) = [one for one in seen.problems if one.code == "remembered-miss"]
+    assert "for 1234 seconds more (the domain publishes no record)" in problem.text
+    assert "mta-sts-query cache refresh example.com" in problem.text
 
 
 def test_zone_says_how_postfix_is_answered(world, host):
