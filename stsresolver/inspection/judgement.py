@@ -74,6 +74,11 @@ ADVICE: dict[Cause, Advice] = {
 }
 
 
+def advice(cause: Cause) -> Advice:
+    """Return what is advised for a cause."""
+    return ADVICE.get(cause, Advice("lookup", _OURS, "look the message up in the documentation"))
+
+
 def code(cause: Cause) -> str:
     """Return the name of a cause for programs."""
     return cause.name.lower().replace("_", "-")
@@ -132,6 +137,11 @@ def _of_policy(seen: Inspection) -> Iterator[Problem]:
             "max-age-short",
             f"the policy lasts {seen.policy.max_age} seconds, less than a day: an attacker who"
             " blocks the policy host for so long turns it off",
+        )
+    served = seen.policy_host.text if seen.policy_host is not None else None
+    if served is not None and not all(line.strip() for line in served.rstrip("\r\n").split("\n")):
+        yield _warning(
+            "blank-line", "the policy has blank lines, which others may refuse (RFC 8461, 3.2)"
         )
     names = Counter(field.partition(":")[0] for field in seen.policy.text)
     for name in _ONCE:

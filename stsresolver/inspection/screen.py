@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..mta_sts.policy import Policy
 from ..mta_sts.results import Cause, Failure, NoPolicy, NotChanged
 from .findings import Certificate, Inspection, MailHost, Part, PolicyHost, Severity
-from .judgement import ADVICE
+from .judgement import advice
 
 WIDTH = 80
 # Columns before the text of a line.
@@ -82,11 +82,11 @@ def screen(seen: Inspection, paint: Paint, *, verbose: bool = False) -> Iterator
     for label, texts, seconds in _sections(seen, verbose):
         yield from _section(label, texts if verbose else _some(texts), paint, seconds)
     if seen.cause is not None and seen.cause is not Cause.NO_RECORD:
-        advice = ADVICE[seen.cause]
-        failed = [f"in step {advice.step}: {seen.result}"]
+        found = advice(seen.cause)
+        failed = [f"in step {found.step}: {seen.result}"]
         yield from _section("Failed", failed, paint, colour=paint.bad)
-        yield from _section("Whose fault", [advice.fault], paint)
-        yield from _section("What to do", [advice.remedy], paint)
+        yield from _section("Whose fault", [found.fault], paint)
+        yield from _section("What to do", [found.remedy], paint)
     problems = [one for one in seen.problems if seen.cause is None or one.text != str(seen.result)]
     for problem in problems if verbose else problems[:_MOST]:
         colour = paint.bad if problem.severity is Severity.ERROR else paint.doubtful

@@ -35,7 +35,7 @@ HOST_LIMIT = 20.0
 _CONNECT_LIMIT = 5.0
 # Addresses tried of each family, and MX hosts at once.
 _MAX_ADDRESSES = 2
-_AT_ONCE = 8
+_AT_ONCE = 64
 # From here on Postfix checks MX hosts against the mx patterns of the policy.
 _OWN_NAME: Version = (3, 10, 5)
 # Bytes of a reply (RFC 5321 §4.5.3.1.5 has 512 for a line).
@@ -139,6 +139,9 @@ class Prober:
             made.reason = f"{made.reason}: {error.strerror or error}"
         except SmtpError as error:
             made.reason = str(error)
+        except ValueError:
+            # The ssl module cannot send it.
+            made.reason = "its name is no host name"
         else:
             return made.probe(ok=True)
         return made.probe(ok=False)
@@ -147,6 +150,9 @@ class Prober:
         self, host: MailHost, policy: Policy | None, port: int, deadline: Deadline, made: _Progress
     ) -> Steps[None]:
         """Go through the conversation. Raise `SmtpError`, `OSError` where it ends early."""
+        if "\\" in host.host:
+            # What DNS takes for a name need not be one.
+            raise SmtpError("its name is no host name")
         connection = yield from self._connect(host.host, port, deadline, made)
         with connection:
             yield from _until_tls(connection, made)

@@ -124,6 +124,13 @@ PROBLEMS = [
         False,
     ),
     (
+        "a blank line",
+        inspection(text="version: STSv1\r\n\r\nmode: enforce\r\n"),
+        [(WARNING, "blank-line")],
+        False,
+    ),
+    ("none at the end", inspection(text="version: STSv1\r\nmode: enforce\r\n"), [], False),
+    (
         "MX hosts unknown",
         inspection(mx=None, mx_failure="SERVFAIL"),
         [(WARNING, "mx-lookup")],

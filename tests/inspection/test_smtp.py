@@ -10,6 +10,7 @@ import pytest
 
 from stsresolver.config.settings import Zone
 from stsresolver.inspection.as_json import as_json
+from stsresolver.inspection.screen import Paint, screen
 from stsresolver.inspection.smtp import HOST_LIMIT, Probing, as_postfix_does
 from tests.support.authority import Authority
 from tests.support.hostile_dns import addresses, code, mx, nodata, txt
@@ -267,6 +268,18 @@ def test_addresses_that_cannot_be_found(world, look):
         world.dns.zone[f"{MX} A"] = world.dns.zone[f"{MX} AAAA"] = behaviour
         (host,) = look(silence).mx
         assert host.probe.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "name", [r"a\032b.org", r"\.a.org", r"\000.org", r"\255.org", "*@!.org", "*!.org"]
+)
+def test_name_that_is_none(world, look, name):
+    """DNS takes anything for a name."""
+    world.dns.zone["example.com MX"] = mx(f"10 {name}.")
+    seen = look(honest(certified(world)))
+    (host,) = seen.mx
+    assert host.probe.ok is ("\\" not in host.host), "certificates are not compared with it"
+    assert all(line.isascii() and line.isprintable() for line in screen(seen, Paint(on=False)))
 
 
 def test_port_of_the_next_hop():

@@ -67,7 +67,7 @@ def inspection(
             200,
             "text/plain",
             99,
-            text if found is None else found.body,
+            text if text is not None or found is None else found.body,
         )
     return judged(
         Inspection(
