@@ -18,6 +18,7 @@ from .net.proxy import Proxy
 from .policies.in_force import Policies
 from .policies.proactive import Proactive
 from .policies.renewal_times import RenewalTimes
+from .policies.revocation_watch import RevocationWatch
 from .socketmap.answer import Answers, ReplyCounts
 from .socketmap.server import SocketmapServer
 from .stores.opening import open_cache
@@ -65,6 +66,8 @@ class Service:
             timeout=config.default_zone.timeout,
         )
         self._watch: AbsenceWatch | None = None
+        # Other processes can be on a store alone.
+        self._revocations = RevocationWatch(self.policies) if self.cache.blocks else None
         self.replies = ReplyCounts()
         server.source = self._answers(config)
 
@@ -76,6 +79,8 @@ class Service:
         """
         self.resolver.start()
         self.proactive.start()
+        if self._revocations is not None:
+            self._revocations.start()
         self._watch = AbsenceWatch(lambda: self.resolver.absence, give_up)
         self._watch.start()
 
@@ -84,6 +89,8 @@ class Service:
         if self._watch is not None:
             self._watch.stop()
         self.proactive.stop()
+        if self._revocations is not None:
+            self._revocations.stop()
         self.policies.close()
         self.resolver.close()
         self.cache.close()

@@ -8,7 +8,7 @@ and none of them delays an answer. Of several processes that share a store, the 
 lease does this.
 
 The same thread does the housekeeping of every process. It writes what could not be written to the
-store, forgets what another process revoked, and removes entries that ended a month ago. It removes
+store, and removes entries that ended a month ago. It removes
 nothing within an hour after a jump of the clock, because a clock that is ahead would empty the
 store. No entry can end the thread.
 """
@@ -175,10 +175,7 @@ class Proactive:
             self._seen = self._clock.monotonic()
             self.rounds += 1
             try:
-                self._policies.notice_revoked()
-                # What is revoked in the store is noticed within `cache_grace`.
-                often = min(TICK, max(PAUSE, self._policies.times.grace / 2))
-                pause = PAUSE if self.round() else often
+                pause = PAUSE if self.round() else TICK
             except Exception:
                 self.failures += 1
                 log.exception("internal error in proactive fetching")

@@ -293,6 +293,14 @@ def test_wrong_configuration(asked, capsys, config):
     assert asked.calls == []
 
 
+def test_interrupt(asked, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asked, "inspect", interrupted, raising=False)
+    assert query.main(["example.com"]) == 130
+
+
 LIST = "a.org\n\nuser@b.org\n  \nno domain\n<c@c.org>\n"
 
 
