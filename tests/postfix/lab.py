@@ -35,9 +35,10 @@ STORE_PAUSE = 0.4
 QUICK = f"""\
 import sys
 from stsresolver import daemon
-from stsresolver.policies import proactive
+from stsresolver.policies import proactive, renewal_times
 from stsresolver.cache import layered
 layered.PAUSE = {STORE_PAUSE}
+renewal_times.UNASKED_PAUSE = 0.0
 proactive.TICK, proactive._LEASE = 0.2, 0.6
 sys.exit(daemon.main(sys.argv[1:]))
 """

@@ -454,8 +454,13 @@ def assert_recovers(daemon, store, right):
         assert daemon.ask(*right) == list(right.values())
         return store.domains() >= set(right)
 
+    def told():
+        # It is read again once grace is over.
+        assert daemon.ask(*right) == list(right.values())
+        return daemon.output.count("the policy cache can be used again") == 1
+
     wait_until(written, "the entries in the store")
-    assert daemon.output.count("the policy cache can be used again") == 1
+    wait_until(told, "the line of its recovery")
 
 
 @pytest.mark.requirement("KEEP-14")
