@@ -46,6 +46,12 @@ ADVICE: dict[Cause, Advice] = {
         "that of the domain's name servers, or of this host's",
         "ask another resolver for the same record; if it fails too, tell the domain",
     ),
+    Cause.NAME_SERVERS: Advice(
+        "record or addresses", _OURS, "name a resolver in /etc/resolv.conf that answers this host"
+    ),
+    Cause.NO_ROOM: Advice(
+        "record or connection", _OURS, "raise the limits of descriptors and memory"
+    ),
     Cause.PROCESS: Advice("record", _OURS, "try again, and read the daemon's log"),
     Cause.NO_ADDRESS: Advice("addresses", _DOMAIN, "give the policy host an A or AAAA record"),
     Cause.ADDRESS: Advice(

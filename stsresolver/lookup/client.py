@@ -93,6 +93,7 @@ ENDINGS = (
     Ending(POLICY_ID, "none", Cause.SEVERAL_RECORDS),
     Ending(POLICY_ID, "failure", Cause.DNS),
     Ending(POLICY_ID, "failure", Cause.PROCESS),
+    *(Ending(POLICY_ID, "failure", cause) for cause in Cause if cause.in_any_step),
     Ending(FETCH, "found", None),
     *(Ending(FETCH, "failure", cause) for cause in Cause if not cause.by_record),
 )
@@ -127,7 +128,8 @@ def _resolves(result: Result, known_ids: tuple[str, ...]) -> TypeGuard[Lookup]:
         case Failure():
             # It has an id if the record was found and the fetch failed.
             early = result.cause.by_record or result.cause is Cause.PROCESS
-            return early is not bool(result.id) and result.id not in known_ids
+            fits = result.cause.in_any_step or early is not bool(result.id)
+            return fits and result.id not in known_ids
     return False
 
 

@@ -23,6 +23,7 @@ off for more than `PATIENCE` seconds.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import math
@@ -179,7 +180,8 @@ class Loop:
         try:
             wait = resume(value)
             while not self._wait(lookup, wait):
-                wait = lookup.steps.throw(OSError("the system has no room to wait for a socket"))
+                why = "the system has no room to wait for a socket"
+                wait = lookup.steps.throw(OSError(errno.ENOMEM, why))
         except StopIteration as end:
             self._under_way -= 1
             lookup.done(end.value)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..net.deadline import BoundedSocket, Deadline, connected
+from ..net.deadline import BoundedSocket, Deadline, connected, is_out_of_room
 from ..net.happy_eyeballs import MAX_ATTEMPTS, HappyEyeballs
 from ..net.nameservers import NameServerError
 from ..net.proxy import Proxy, goes_through, known_addresses
 from ..net.steps import SideBySide, Steps, now
 from ..net.tunnel import TunnelError, open_tunnel
-from .discovery import FAMILIES, Discovery
+from .discovery import FAMILIES, Discovery, cause_of
 from .observer import UNOBSERVED, Observer
 from .results import Cause
 
@@ -75,6 +75,8 @@ class Connector:
                 connection.close()
                 raise
         except FetchError as error:
+            if error.cause.in_any_step:
+                raise
             why = f"{_NO_PROXY_THERE[error.cause]}: {error}"
         except TimeoutError:
             why = "no answer within the time limit"
@@ -101,10 +103,14 @@ class Connector:
         race = HappyEyeballs(*([_KNOWN] if known else FAMILIES))
         refused: list[str] = []
         not_found: list[str] = []
+        # Causes that are this host's.
+        own: list[Cause] = []
 
         def found(family: str, addresses: Sequence[str] | NameServerError) -> None:
             if isinstance(addresses, NameServerError):
                 not_found.append(f"{family} lookup: {addresses}")
+                cause = cause_of(addresses, Cause.ADDRESS)
+                own.extend([cause] if cause.in_any_step else ())
                 addresses = ()
             else:
                 observer.addresses(addresses)
@@ -124,7 +130,10 @@ class Connector:
                         return connection
                     case str(address), OSError() as error:
                         refused.append(f"{address}: {error.strerror or error}")
+                        own.extend([Cause.NO_ROOM] if is_out_of_room(error) else ())
                         race.failed(now())
+        if own:
+            raise FetchError(own[0], ", ".join(refused + not_found))
         if refused:
             raise FetchError(Cause.CONNECT, ", ".join(refused + not_found))
         if not_found:

@@ -2,7 +2,8 @@
 
 NXDOMAIN and an empty answer mean that there is no record; the zone's SOA tells how long that may be
 remembered (RFC 2308 §5). Any other reply (SERVFAIL, REFUSED, a loop), or none, is a failure. It
-comes back as `Failure(Cause.DNS)` and is never raised.
+comes back as `Failure`, and is never raised: with `Cause.DNS` where it may be the domain's, with
+`NAME_SERVERS` or `NO_ROOM` where it is this host's.
 
 Names are asked as they are: no search list, no /etc/hosts.
 """
@@ -17,7 +18,7 @@ from dns.rdatatype import RdataType
 
 from ..net.deadline import Deadline
 from ..net.dns_messages import Answer
-from ..net.nameservers import NameServerError, NameServers
+from ..net.nameservers import NameServerError, NameServers, NoRoom, Unreachable
 from ..net.steps import Steps
 from .observer import UNOBSERVED, Observer
 from .record import RecordError, SeveralRecords, domain_id
@@ -27,6 +28,16 @@ from .results import Cause, Failure, NoPolicy
 FAMILIES = ("AAAA", "A")
 # Takes a family, and its addresses or why they could not be looked up.
 FoundAddresses = Callable[[str, Sequence[str] | NameServerError], None]
+
+
+def cause_of(error: NameServerError, otherwise: Cause) -> Cause:
+    """Return why a lookup failed: this host's fault, or else the domain's as far as can be seen."""
+    match error:
+        case Unreachable():
+            return Cause.NAME_SERVERS
+        case NoRoom():
+            return Cause.NO_ROOM
+    return otherwise
 
 
 class Discovery:
@@ -49,7 +60,9 @@ class Discovery:
             return NoPolicy(Cause.NO_RECORD, "its name would be longer than DNS allows")
         try:
             answer = yield from self._name_servers.ask(name, RdataType.TXT, Deadline(self._timeout))
-        except (NameServerError, TimeoutError) as error:
+        except NameServerError as error:
+            return Failure(cause_of(error, Cause.DNS), str(error))
+        except TimeoutError as error:
             return Failure(Cause.DNS, str(error))
         texts = [b"".join(strings) for strings in answer.records]
         observer.record(texts)

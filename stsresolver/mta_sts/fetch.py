@@ -16,7 +16,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from ..net.ca_store import CaStore
-from ..net.deadline import Deadline
+from ..net.deadline import Deadline, is_out_of_room
 from ..net.proxy import Proxy
 from ..net.steps import Steps
 from ..net.tls import BoundedTls, RefusedCertificates, TooMuch
@@ -105,6 +105,8 @@ def _verified(tls: BoundedTls) -> Steps[None]:
     except RefusedCertificates as error:
         raise FetchError(Cause.CERTIFICATE, str(error)) from error
     except OSError as error:
+        if is_out_of_room(error):
+            raise
         raise FetchError(Cause.TLS, str(error)) from error
 
 
@@ -148,4 +150,6 @@ def _failure(error: Exception) -> Failure:
             return Failure(Cause.SIZE, str(error))
         case TimeoutError():
             return Failure(Cause.DEADLINE)
+        case OSError() if is_out_of_room(error):
+            return Failure(Cause.NO_ROOM, str(error))
     return Failure(Cause.HTTP, f"{type(error).__name__}: {str(error)[:160]!a}")

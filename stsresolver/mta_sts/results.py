@@ -23,6 +23,8 @@ class Cause(enum.Enum):
     BAD_RECORD = "the MTA-STS record is malformed"
     SEVERAL_RECORDS = "the domain publishes more than one MTA-STS record"
     DNS = "the DNS lookup failed"
+    NAME_SERVERS = "no name server of this host answers"
+    NO_ROOM = "this host has no descriptors or memory left for the lookup"
     PROCESS = "the lookup was lost with the process that did it"
     NO_ADDRESS = "the policy host has no address"
     ADDRESS = "the address of the policy host could not be looked up"
@@ -41,6 +43,11 @@ class Cause(enum.Enum):
     def by_record(self) -> bool:
         """Whether it is the TXT lookup that ended so, and not the fetch of the policy."""
         return self in (Cause.NO_RECORD, Cause.BAD_RECORD, Cause.SEVERAL_RECORDS, Cause.DNS)
+
+    @property
+    def in_any_step(self) -> bool:
+        """Whether the TXT lookup and the fetch may both end so."""
+        return self in (Cause.NAME_SERVERS, Cause.NO_ROOM)
 
     @property
     def tlsrpt(self) -> str:

@@ -6,6 +6,7 @@ A step that would pass the limit raises `TimeoutError`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -13,6 +14,15 @@ from types import TracebackType
 from typing import Any
 
 from .steps import Steps, Wait, now
+
+# What the system says where this process or the host has no room for a socket. ENOSPC is
+# epoll(7)'s word for it.
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC)
+
+
+def is_out_of_room(error: OSError) -> bool:
+    """Say whether an error of a socket is one of this host: no descriptor or memory is left."""
+    return error.errno in _NO_ROOM
 
 
 class Deadline:

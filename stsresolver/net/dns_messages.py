@@ -68,6 +68,10 @@ class MessageError(Exception):
     """The answer to the question, and it is of no use; the text says why."""
 
 
+class Refused(MessageError):
+    """The name server answers no question of this kind or from this host (RFC 1035 §4.1.1)."""
+
+
 class Truncated(Exception):
     """The answer to the question did not fit in a datagram."""
 
@@ -143,6 +147,8 @@ class Question:
         except (dns.exception.DNSException, IndexError, ValueError, struct.error):
             return None
         rcode |= _extension(additional)
+        if rcode == dns.rcode.REFUSED:
+            raise Refused("REFUSED")
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise MessageError(dns.rcode.Rcode.to_text(rcode))
         data = self._follow(found)

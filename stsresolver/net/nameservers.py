@@ -5,25 +5,31 @@ answer the question (RFC 5452 §9.1). A name server that fails is not asked agai
 Questions for several types of records go out together, from one socket: that costs hardly more than
 one of them.
 
+Silence and REFUSED may be the domain's fault or the name server's. So after one of them, the next
+question goes out together with one for the SOA of the root, which every resolver knows.
+
 dnspython's own resolver pauses between tries without a look at the clock, and reads answers of any
 size.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import math
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 import dns.inet
 import dns.name
 from dns.rdatatype import RdataType
 
-from .deadline import BoundedSocket, Deadline, connected
-from .dns_messages import Answer, MessageError, Question, Truncated
+from .deadline import BoundedSocket, Deadline, connected, is_out_of_room
+from .dns_messages import Answer, MessageError, Question, Refused, Truncated
 from .file_changes import Watch
 from .steps import Steps
 
@@ -40,29 +46,78 @@ class NameServerError(Exception):
     """A question got no answer; the text says why, for each name server."""
 
 
+class Unreachable(NameServerError):
+    """No name server answers any question: each is out of reach, silent, or refuses."""
+
+
+class NoRoom(NameServerError):
+    """This process or host has no descriptor or memory left for a question."""
+
+
 Done = Callable[[RdataType, Answer | NameServerError], None]
+
+
+class Heard:
+    """`at`: when a name server last answered, whatever it was asked (monotonic seconds)."""
+
+    def __init__(self) -> None:
+        self.at = -math.inf
+
+    def read(self, question: Question, wire: bytes) -> Answer | None:
+        """Read an answer as `Question.read` does. Any but REFUSED shows that the server works."""
+        try:
+            answer = question.read(wire)
+        except Refused:
+            raise
+        except (MessageError, Truncated):
+            self.at = time.monotonic()
+            raise
+        if answer is not None:
+            self.at = time.monotonic()
+        return answer
 
 
 class Inquiry:
     """What is asked of the name servers in turn until one has an answer.
 
     `servers`: those that have not failed.
+    `heard`: when any of them last answered.
     `over`: whether `done` was called, with the answer or the failures of all.
     """
 
     def __init__(
-        self, name: dns.name.Name, rdtype: RdataType, servers: Iterable[str], done: Done
+        self,
+        name: dns.name.Name,
+        rdtype: RdataType,
+        servers: Iterable[str],
+        heard: Heard,
+        done: Done,
     ) -> None:
         self.servers = list(servers)
+        self.heard = heard
         self.over = False
         self._name = name
         self._rdtype = rdtype
         self._question: Question
         self._failures: dict[str, str] = {}
+        self._refused: set[str] = set()
+        # Whether a name server answered this question, if with an error.
+        self._answered = False
+        # Whether this host had no room for it.
+        self._no_room = False
+        # When it was asked again, because one had not answered (monotonic).
+        self._again = math.inf
         self._done = done
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether name servers failed, and none of them answered."""
+        return bool(self._failures) and not self._answered
 
     def ask(self, server: str) -> bytes:
         """Return a new question for a name server."""
+        if self._failures:
+            self._again = min(self._again, time.monotonic())
         self._failures[server] = "no answer in time"
         self._question = Question(self._name, self._rdtype)
         return self._question.wire
@@ -70,16 +125,36 @@ class Inquiry:
     def read(self, server: str, wire: bytes) -> bool:
         """Take the answer of a name server; return whether it is one. Raise `Truncated`."""
         try:
-            answer = self._question.read(wire)
+            answer = self.heard.read(self._question, wire)
+        except Refused as error:
+            if server in self._refused:
+                self._fail(server, str(error))
+            else:
+                # It is asked once more, with the question that every resolver answers.
+                self._refused.add(server)
+                self._failures[server] = str(error)
+            return True
         except MessageError as error:
             self.fail(server, str(error))
             return True
+        except Truncated:
+            self._answered = True
+            raise
         if answer is not None:
             self._end(answer)
         return answer is not None
 
     def fail(self, server: str, why: str) -> None:
-        """Ask this name server no more."""
+        """Ask this name server no more: its answer is of no use."""
+        self._answered = True
+        self._fail(server, why)
+
+    def out_of_reach(self, server: str, error: OSError) -> None:
+        """Ask this name server no more: it cannot be asked."""
+        self._no_room |= is_out_of_room(error)
+        self._fail(server, str(error))
+
+    def _fail(self, server: str, why: str) -> None:
         self._failures[server] = why
         self.servers.remove(server)
         if not self.servers:
@@ -87,8 +162,13 @@ class Inquiry:
 
     def give_up(self) -> None:
         """End without an answer."""
-        failures = (f"{server}: {failure}" for server, failure in self._failures.items())
-        self._end(NameServerError(", ".join(failures)))
+        text = ", ".join(f"{server}: {failure}" for server, failure in self._failures.items())
+        if self._no_room:
+            self._end(NoRoom(text))
+        elif self.in_doubt and self.heard.at < min(self._again, time.monotonic()):
+            self._end(Unreachable(text))
+        else:
+            self._end(NameServerError(text))
 
     def _end(self, result: Answer | NameServerError) -> None:
         self.over = True
@@ -107,9 +187,13 @@ class NameServers:
         self._lock = threading.Lock()
         self._watch = Watch(lambda: [resolv_conf])
         self._addresses: list[str] = []
+        self._heard = Heard()
 
     def ask(self, name: dns.name.Name, rdtype: RdataType, deadline: Deadline) -> Steps[Answer]:
-        """Return an answer: records, or that there are none. Raise `NameServerError`."""
+        """Return an answer: records, or that there are none.
+
+        Raise `Unreachable` or `NoRoom` where that is the reason, else `NameServerError`.
+        """
         answers: list[Answer | NameServerError] = []
         yield from self.ask_each(name, (rdtype,), deadline, lambda _, one: answers.append(one))
         (answer,) = answers
@@ -131,7 +215,7 @@ class NameServers:
         """
         servers = self._configured()
         share = deadline.left() / max(_TRIES, len(servers) + 1)
-        inquiries = [Inquiry(name, rdtype, servers, done) for rdtype in rdtypes]
+        inquiries = [Inquiry(name, rdtype, servers, self._heard, done) for rdtype in rdtypes]
         for server in itertools.cycle(servers):
             inquiries = [one for one in inquiries if not one.over]
             if not inquiries:
@@ -160,13 +244,20 @@ class NameServers:
         """Ask until each has an answer, or one of them needs TCP (returned) or another server."""
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         waiting = list(inquiries)
+        doubtful = any(one.in_doubt for one in inquiries)
+        probe = Question(dns.name.root, RdataType.SOA) if doubtful else None
         try:
             with BoundedSocket(family, socket.SOCK_DGRAM, deadline) as udp:
                 yield from udp.connect((server, self._port))
+                if probe is not None:
+                    yield from udp.sendall(probe.wire)
                 for one in inquiries:
                     yield from udp.sendall(one.ask(server))
                 while waiting:
                     wire = yield from udp.recv(65535)
+                    if probe is not None:
+                        with contextlib.suppress(MessageError, Truncated):
+                            self._heard.read(probe, wire)
                     for one in waiting:
                         try:
                             if one.read(server, wire):
@@ -182,7 +273,7 @@ class NameServers:
             pass
         except OSError as error:
             for one in waiting:
-                one.fail(server, str(error))
+                one.out_of_reach(server, error)
         return None
 
     def _over_tcp(self, server: str, inquiry: Inquiry, deadline: Deadline) -> Steps[None]:
@@ -197,8 +288,10 @@ class NameServers:
             pass
         except Truncated:
             inquiry.fail(server, "an answer cut short over TCP")
-        except (NameServerError, OSError) as error:
+        except NameServerError as error:
             inquiry.fail(server, str(error))
+        except OSError as error:
+            inquiry.out_of_reach(server, error)
 
     def _configured(self) -> list[str]:
         """Return the addresses that resolv.conf has now."""

@@ -27,6 +27,8 @@ class Fault(enum.Enum):
     """
 
     PROCESS = "the resolver process failed"
+    NAME_SERVERS = "no name server of this host answers"
+    NO_ROOM = "this host has no descriptors or memory for a lookup"
     STORE = "the policy cache cannot be read"
     CLOCK = "the clock of this host may be wrong"
     BUG = "internal error of the daemon"
@@ -36,6 +38,8 @@ class Fault(enum.Enum):
 # For how long mail waits because of a fault: seconds from its beginning, without a success between.
 PATIENCE: Mapping[Fault, float] = {
     Fault.PROCESS: math.inf,
+    Fault.NAME_SERVERS: HOUR,
+    Fault.NO_ROOM: HOUR,
     Fault.STORE: HOUR,
     Fault.CLOCK: HOUR,
     Fault.BUG: math.inf,
@@ -45,11 +49,19 @@ PATIENCE: Mapping[Fault, float] = {
 # The causes that are ours. All others are the domain's.
 OF_CAUSE: Mapping[Cause, Fault] = {
     Cause.PROCESS: Fault.PROCESS,
+    Cause.NAME_SERVERS: Fault.NAME_SERVERS,
+    Cause.NO_ROOM: Fault.NO_ROOM,
 }
 
 # The causes of a failed lookup that show that a fault is over. A success shows it for all of them.
 _ENDED_BY: Mapping[Fault, frozenset[Cause]] = {
     Fault.PROCESS: frozenset(Cause) - {Cause.PROCESS},
+    Fault.NO_ROOM: frozenset(Cause) - {Cause.PROCESS, Cause.NO_ROOM},
+    # One that cannot be reached shows nothing of the others, so only an answer of DNS counts.
+    Fault.NAME_SERVERS: frozenset(
+        {Cause.NO_RECORD, Cause.BAD_RECORD, Cause.SEVERAL_RECORDS}
+        | {Cause.DNS, Cause.NO_ADDRESS, Cause.ADDRESS}
+    ),
 }
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import resource
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +65,44 @@ def test_the_store_hangs_when_the_daemon_starts(start, world, tmp_path):
         world.faults.add("servfail")
         becomes(address, KNOWN[0], in_force(KNOWN[0]))
         becomes(address, "new-1.example", NOT_FOUND)
+
+
+@pytest.mark.requirement("KEEP-15")
+@pytest.mark.parametrize(
+    "servers", ["127.0.0.250", "127.0.0.250\nnameserver 127.0.0.251", "127.0.0.1"]
+)
+def test_no_name_server_answers(start, world, servers):
+    """Nobody listens at the first two; the third drops whatever it is asked."""
+    resolv_conf = Path(world.settings["resolv_conf"])
+    before = resolv_conf.read_text()
+    address = start(QUICK).address()
+    with Client(address) as client:
+        learn(client)
+    resolv_conf.write_text(f"nameserver {servers}\n")
+    world.faults.add("dns")
+    try:
+        silent = b"TEMP no name server of this host answers"
+        becomes(address, "new-1.example", silent)
+        assert ask(address, KNOWN[0]) == in_force(KNOWN[0])
+    finally:
+        resolv_conf.write_text(before)
+        world.faults.clear()
+    becomes(address, "new-1.example", in_force("new-1.example"))
+
+
+@pytest.mark.requirement("KEEP-15")
+def test_no_descriptor_for_a_question(start):
+    daemon = start(QUICK)
+    address = daemon.address()
+    with Client(address) as client:
+        learn(client)
+    (child,) = daemon.children()
+    before = resource.prlimit(child, resource.RLIMIT_NOFILE)
+    used = len(os.listdir(f"/proc/{child}/fd"))
+    resource.prlimit(child, resource.RLIMIT_NOFILE, (used, before[1]))
+    assert ask(address, "new-1.example") == (
+        b"TEMP this host has no descriptors or memory for a lookup"
+    )
+    assert ask(address, KNOWN[0]) == in_force(KNOWN[0])
+    resource.prlimit(child, resource.RLIMIT_NOFILE, before)
+    becomes(address, "new-1.example", in_force("new-1.example"))

@@ -6,6 +6,7 @@ Every case has a time limit, and must be over within it and half a second.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from stsresolver import Failure, Resolver
+from stsresolver import Cause, Failure, Resolver
 from stsresolver.net import file_changes
 from tests.support.hostile_dns import (
     Behaviour,
@@ -108,7 +109,8 @@ def resolv_conf(tmp_path) -> Path:
 def test_answer(resolv_conf, behaviour, expected):
     with NameServer({RECORD: behaviour}) as server:
         assert ask(resolv_conf, server.port) == expected
-    assert {query[:2] for query in server.queries} == {("_mta-sts.example.com", "TXT")}
+    asked = {query[:2] for query in server.queries}
+    assert asked - {(".", "SOA")} == {("_mta-sts.example.com", "TXT")}
     assert len(server.queries) < 10, "a nameserver is not to be hammered"
 
 
@@ -155,6 +157,65 @@ def test_late_is_over_at_the_time_limit(late_results, reason):
     result, seconds = late_results[reason]
     assert result == FAILED
     assert seconds < LIMIT + GRACE
+
+
+# Whose fault it is
+
+OURS = (Failure, Cause.NAME_SERVERS)
+REFUSED, SERVFAIL = code("REFUSED"), code("SERVFAIL")
+
+
+@pytest.mark.requirement("KEEP-15")
+@pytest.mark.parametrize(
+    ("behaviour", "otherwise", "expected"),
+    [
+        pytest.param(silence, silence, OURS, id="silent, whatever it is asked"),
+        pytest.param(REFUSED, REFUSED, OURS, id="it refuses everything"),
+        pytest.param(silence, REFUSED, OURS, id="it refuses what it does not drop"),
+        pytest.param(silence, nxdomain(), FAILED, id="silent to this question alone"),
+        pytest.param(REFUSED, nxdomain(), FAILED, id="it refuses this question alone"),
+        pytest.param(silence, SERVFAIL, FAILED, id="silent here, and SERVFAIL elsewhere"),
+        pytest.param(SERVFAIL, silence, FAILED, id="SERVFAIL is an answer"),
+        pytest.param(truncated(silence), silence, FAILED, id="silent over TCP alone"),
+    ],
+)
+def test_name_servers_that_answer_nothing_are_no_fault_of_the_domain(
+    resolv_conf, behaviour, otherwise, expected
+):
+    with NameServer({RECORD: behaviour}, otherwise) as server:
+        assert ask(resolv_conf, server.port) == expected
+
+
+@pytest.mark.requirement("KEEP-15")
+def test_nobody_at_any_name_server(tmp_path):
+    with nameservers(None, None) as _, NameServer(address="127.0.0.9") as gone:
+        port = gone.port
+    assert ask(write(tmp_path / "resolv.conf", "127.0.0.1", "127.0.0.2"), port) == OURS
+
+
+@pytest.mark.requirement("KEEP-15")
+def test_one_dead_and_one_that_fails(tmp_path):
+    with nameservers(None, SERVFAIL) as servers:
+        addresses = "127.0.0.1", "127.0.0.2"
+        assert ask(write(tmp_path / "resolv.conf", *addresses), servers[1].port) == FAILED
+
+
+@pytest.mark.requirement("KEEP-15")
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_no_room_for_a_question(resolv_conf, monkeypatch, number):
+    def no_socket(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("stsresolver.net.deadline.socket.socket", no_socket)
+    assert ask(resolv_conf, 53) == (Failure, Cause.NO_ROOM)
+
+
+@pytest.mark.requirement("KEEP-15")
+def test_name_servers_that_die_before_the_address_is_looked_up(resolv_conf):
+    with NameServer({RECORD: GOOD}, silence) as server:
+        resolver = Resolver(timeout=LIMIT, resolv_conf=str(resolv_conf), dns_port=server.port)
+        result = resolver.resolve("example.com")
+    assert (result.cause, result.id) == (Cause.NAME_SERVERS, "good")
 
 
 # Several nameservers

@@ -31,7 +31,10 @@ def answers(*results: NoPolicy | Failure | str) -> Callable[[], list[World]]:
     """Return what makes a world for each result of a lookup."""
 
     def worlds() -> list[World]:
-        return [World(one) if one not in FETCHES else World("1", one) for one in results]
+        return [
+            World("1", one) if one in FETCHES or getattr(one, "id", "") else World(one)
+            for one in results
+        ]
 
     return worlds
 
@@ -86,6 +89,10 @@ TABLE = [
     ("the domain's DNS fails", "``NOTFOUND``", answers(DNS_FAILS)),
     ("the proxy fails", "``NOTFOUND``", answers(FETCHES[-1])),
     ("the lookup was lost with the resolver process", "``TEMP``", answers(Failure(Cause.PROCESS))),
+    ("no name server of this host answers: each is out of reach, silent, or refuses", FOR_AN_HOUR,
+     answers(Failure(Cause.NAME_SERVERS), Failure(Cause.NAME_SERVERS, id="1"))),
+    ("this host has no descriptors or memory left for the lookup", FOR_AN_HOUR,
+     answers(Failure(Cause.NO_ROOM), Failure(Cause.NO_ROOM, id="1"))),
     ("the lookup failed, and the store cannot be read", FOR_AN_HOUR, store_away),
     ("DNS says that there is no record, and the store cannot be read", "``NOTFOUND``",
      store_away_and_no_record),
@@ -169,6 +176,25 @@ def test_what_is_in_force_stays_whatever_fails(mode, record):
 def test_a_lookup_that_ends_shows_that_the_process_works(result):
     assert Fault.PROCESS in faults.ended_by(result)
     assert faults.begun_by(result) is None
+
+
+ENDS = [
+    # how a lookup ended, what that shows of the name servers and of the room for lookups
+    (NO_RECORD, True, True),
+    (DNS_FAILS, True, True),
+    (Failure(Cause.ADDRESS), True, True),
+    ("1", True, True),
+    (UNFETCHABLE, False, True),
+    (Failure(Cause.NAME_SERVERS), False, True),
+    (Failure(Cause.NO_ROOM), False, False),
+    (Failure(Cause.PROCESS), False, False),
+]
+
+
+@pytest.mark.parametrize(("result", "name_servers", "room"), ENDS, ids=str)
+def test_what_shows_that_a_fault_is_over(result, name_servers, room):
+    over = faults.ended_by(result)
+    assert (Fault.NAME_SERVERS in over, Fault.NO_ROOM in over) == (name_servers, room)
 
 
 def test_one_that_is_lost_shows_that_it_does_not():

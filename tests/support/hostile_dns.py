@@ -291,7 +291,9 @@ def nodata(ttl: int = 900, minimum: int = 900, zone: str | None = None) -> Behav
 
 
 def _soa(query: Query, ttl: int, minimum: int, zone: str | None) -> dns.rrset.RRset:
-    owner = dns.name.from_text(zone) if zone else query.name.parent()
+    owner = dns.name.from_text(zone or ".")
+    if not zone and query.name != dns.name.root:
+        owner = query.name.parent()
     return dns.rrset.from_text(owner, ttl, "IN", "SOA", f"ns. root. 1 7200 900 1209600 {minimum}")
 
 
