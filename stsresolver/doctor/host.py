@@ -7,7 +7,6 @@ not be opened by the daemon afterwards.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import ssl
 import struct
@@ -19,7 +18,7 @@ import dns.rdatatype
 from ..cache.store import StoreError
 from ..config.redis_options import RedisOptionsError
 from ..config.settings import Config, InternalCache, RedisCache, SqliteCache
-from ..net.ca_store import CaStore
+from ..net.ca_store import CaStore, hashed_certificates, looked_at
 from ..net.deadline import Deadline
 from ..net.nameservers import NameServerError, NameServers
 from ..net.proxy import Proxy
@@ -84,10 +83,7 @@ def ca_certificates() -> Iterator[Finding]:
     if count:
         yield fine(f"{count} in {' and '.join(places)}")
     else:
-        where = [paths.openssl_cafile, paths.openssl_capath]
-        named = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
-        looked = " and ".join(name or place for name, place in zip(named, where, strict=True))
-        yield problem(f"none in {looked}: no policy can be fetched", _INSTALL)
+        yield problem(f"none in {looked_at()}: no policy can be fetched", _INSTALL)
 
 
 _INSTALL = (
@@ -108,15 +104,6 @@ def way_out(proxy: Proxy) -> Iterator[Finding]:
         )
         return
     yield fine(f"{proxy} can be connected to")
-
-
-def hashed_certificates(directory: str) -> int:
-    """Return how many certificates OpenSSL finds in a directory (c_rehash(1))."""
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return 0
-    return sum(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) is not None for name in names)
 
 
 def cache(config: Config, who: Person) -> Iterator[Finding]:

@@ -11,8 +11,8 @@ import ssl
 from collections.abc import Iterator
 
 from ..config.settings import Config, Zone
+from ..net.ca_store import hashed_certificates
 from .finding import Finding, fine, problem, warning
-from .host import hashed_certificates
 from .policy_maps import asked
 from .postconf import Client, Version
 

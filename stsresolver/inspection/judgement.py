@@ -63,6 +63,9 @@ ADVICE: dict[Cause, Advice] = {
         "connection", _EITHER, "try port 443 of the policy host from another network"
     ),
     Cause.PROXY: Advice("connection", _OURS, "mend the proxy, or https_proxy that names it"),
+    Cause.CA_STORE: Advice(
+        "tls", _OURS, "install ca-certificates, or name a bundle in SSL_CERT_FILE"
+    ),
     Cause.CERTIFICATE: Advice(
         "tls", _DOMAIN, "give the policy host a valid certificate with its own name"
     ),

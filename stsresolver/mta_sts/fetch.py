@@ -15,7 +15,7 @@ import ssl
 import requests
 from requests.structures import CaseInsensitiveDict
 
-from ..net.ca_store import CaStore
+from ..net.ca_store import CaStore, looked_at
 from ..net.deadline import Deadline, is_out_of_room
 from ..net.proxy import Proxy
 from ..net.steps import Steps
@@ -70,8 +70,12 @@ class Fetcher:
     def _get(self, domain: str, deadline: Deadline, observer: Observer) -> Steps[bytes]:
         """Return the body of the policy file. Raise `FetchError` or what http.client raises."""
         host = f"mta-sts.{domain}"
+        context = self._trust.context()
+        if self._trust.empty:
+            # No policy host could show a valid certificate.
+            raise FetchError(Cause.CA_STORE, f"none in {looked_at()}")
         with (yield from self._connector.connect(host, deadline, observer)) as connection:
-            tls = BoundedTls(connection, self._trust.context(), host, _MAX_READ)
+            tls = BoundedTls(connection, context, host, _MAX_READ)
             yield from _verified(tls)
             observer.verified(tls)
             return (yield from get_policy(tls, host, observer))

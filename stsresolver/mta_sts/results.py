@@ -30,6 +30,7 @@ class Cause(enum.Enum):
     ADDRESS = "the address of the policy host could not be looked up"
     CONNECT = "no connection to the policy host"
     PROXY = "no way to the policy host through the proxy"
+    CA_STORE = "this host has no CA certificates"
     CERTIFICATE = "the certificate of the policy host is not valid"
     TLS = "the TLS handshake with the policy host failed"
     HTTP = "the policy host broke HTTP"

@@ -13,6 +13,8 @@ set a single one.
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import ssl
 import threading
 
@@ -32,9 +34,13 @@ _CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!aNULL:!eNULL:!aDSS:!
 
 
 class CaStore:
-    """Gives the TLS context for connections to policy hosts (RFC 8461 §3.3)."""
+    """Gives the TLS context for connections to policy hosts (RFC 8461 §3.3).
+
+    `empty`: whether the last one has no certificate to verify by.
+    """
 
     def __init__(self) -> None:
+        self.empty = False
         self._lock = threading.Lock()
         self._watch = Watch(_places)
         self._context: ssl.SSLContext | None = None
@@ -44,6 +50,7 @@ class CaStore:
         with self._lock:
             if self._watch.changed() or self._context is None:
                 self._context = self._build()
+                self.empty = _is_empty(self._context)
             return self._context
 
     def _build(self) -> ssl.SSLContext:
@@ -73,6 +80,32 @@ def _groups(context: ssl.SSLContext) -> list[int]:
     with contextlib.suppress(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost").do_handshake()
     return client_hello.groups(hello.read())
+
+
+def _is_empty(context: ssl.SSLContext) -> bool:
+    if context.cert_store_stats()["x509"]:
+        return False
+    # What is in the directory is loaded when it is needed.
+    directory = ssl.get_default_verify_paths().capath
+    return not directory or not hashed_certificates(directory)
+
+
+def hashed_certificates(directory: str) -> int:
+    """Return how many certificates OpenSSL finds in a directory (c_rehash(1)) and may read."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return 0
+    hashed = (name for name in names if re.fullmatch(r"[0-9a-f]{8}\.\d+", name))
+    return sum(os.access(os.path.join(directory, name), os.R_OK) for name in hashed)
+
+
+def looked_at() -> str:
+    """Return where OpenSSL looks for CA certificates, whether it is there or not."""
+    paths = ssl.get_default_verify_paths()
+    where = (paths.openssl_cafile, paths.openssl_capath)
+    named = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+    return " and ".join(name or place for name, place in zip(named, where, strict=True))
 
 
 def _places() -> list[str]:

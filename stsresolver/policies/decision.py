@@ -31,7 +31,7 @@ from dataclasses import replace
 from ..cache.entry import CLOCK_SKEW, Entry
 from ..mta_sts.policy import Mode, Policy
 from ..mta_sts.results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
-from .faults import OF_CAUSE, Fault, waits_for
+from .faults import OF_CAUSE, PATIENCE, Fault, waits_for
 from .misses import FETCH_PAUSE, Miss, Pause
 from .renewal_times import DAY, UNASKED_PAUSE, RenewalTimes
 from .steps import (
@@ -354,7 +354,8 @@ def _failed(
 
 def _pause(policy_id: str, failure: Failure, now: Now) -> tuple[Effect, ...]:
     """Leave the policy of this id alone (§3.3), if it is the domain's fault that it failed."""
-    if failure.cause in OF_CAUSE:
+    fault = OF_CAUSE.get(failure.cause)
+    if fault is not None and PATIENCE[fault] > 0:
         return ()
     return (Rest(Pause(policy_id, failure, now.monotonic + FETCH_PAUSE)),)
 

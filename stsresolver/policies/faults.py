@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from ..mta_sts.policy import Policy
-from ..mta_sts.results import Cause, Failure, Lookup, NoPolicy
+from ..mta_sts.results import Cause, Failure, Lookup, NoPolicy, NotChanged
 
 HOUR = 3600.0
 
@@ -29,6 +29,8 @@ class Fault(enum.Enum):
     PROCESS = "the resolver process failed"
     NAME_SERVERS = "no name server of this host answers"
     NO_ROOM = "this host has no descriptors or memory for a lookup"
+    CA_STORE = "this host has no CA certificates"
+    PROXY = "the proxy fails"
     STORE = "the policy cache cannot be read"
     CLOCK = "the clock of this host may be wrong"
     BUG = "internal error of the daemon"
@@ -40,6 +42,9 @@ PATIENCE: Mapping[Fault, float] = {
     Fault.PROCESS: math.inf,
     Fault.NAME_SERVERS: HOUR,
     Fault.NO_ROOM: HOUR,
+    Fault.CA_STORE: HOUR,
+    # RFC 8461 §3.3: the policy cannot be fetched, for whatever reason.
+    Fault.PROXY: 0.0,
     Fault.STORE: HOUR,
     Fault.CLOCK: HOUR,
     Fault.BUG: math.inf,
@@ -51,9 +56,16 @@ OF_CAUSE: Mapping[Cause, Fault] = {
     Cause.PROCESS: Fault.PROCESS,
     Cause.NAME_SERVERS: Fault.NAME_SERVERS,
     Cause.NO_ROOM: Fault.NO_ROOM,
+    Cause.CA_STORE: Fault.CA_STORE,
+    Cause.PROXY: Fault.PROXY,
 }
 
-# The causes of a failed lookup that show that a fault is over. A success shows it for all of them.
+# The causes of a fetch that show that the policy host was reached.
+_REACHED = frozenset(
+    {Cause.CERTIFICATE, Cause.TLS, Cause.HTTP, Cause.STATUS}
+    | {Cause.MEDIA_TYPE, Cause.SIZE, Cause.SYNTAX}
+)
+# The causes of a failed lookup that show that a fault is over. A policy shows it for all of them.
 _ENDED_BY: Mapping[Fault, frozenset[Cause]] = {
     Fault.PROCESS: frozenset(Cause) - {Cause.PROCESS},
     Fault.NO_ROOM: frozenset(Cause) - {Cause.PROCESS, Cause.NO_ROOM},
@@ -62,6 +74,8 @@ _ENDED_BY: Mapping[Fault, frozenset[Cause]] = {
         {Cause.NO_RECORD, Cause.BAD_RECORD, Cause.SEVERAL_RECORDS}
         | {Cause.DNS, Cause.NO_ADDRESS, Cause.ADDRESS}
     ),
+    Fault.CA_STORE: _REACHED | {Cause.NO_ADDRESS, Cause.ADDRESS, Cause.CONNECT, Cause.PROXY},
+    Fault.PROXY: _REACHED,
 }
 
 
@@ -110,4 +124,7 @@ def ended_by(result: Lookup | Policy | str) -> frozenset[Fault]:
     """Return the faults of which the result of a lookup shows that they are over."""
     if isinstance(result, NoPolicy | Failure):
         return frozenset(fault for fault, causes in _ENDED_BY.items() if result.cause in causes)
+    if isinstance(result, str | NotChanged):
+        # Nothing was fetched.
+        return frozenset(_ENDED_BY) - {Fault.CA_STORE, Fault.PROXY}
     return frozenset(_ENDED_BY)

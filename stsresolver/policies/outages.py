@@ -55,9 +55,14 @@ class Outages:
             return
         with self._lock:
             self._lasting = {fault: since, **self._lasting}
+            waits = PATIENCE[fault] > 0
+            self._given_up |= frozenset() if waits else {fault}
             level = self._level(fault, since)
-        if why:
+        if why and waits:
             text = "%s, so mail waits where it is not known whether there is a policy: %s"
+            log.log(level, text, fault.value, why)
+        elif why:
+            text = "%s, so domains whose policy is not known count as having none: %s"
             log.log(level, text, fault.value, why)
 
     def end(self, fault: Fault, now: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import resource
 import signal
@@ -106,3 +107,31 @@ def test_no_descriptor_for_a_question(start):
     assert ask(address, KNOWN[0]) == in_force(KNOWN[0])
     resource.prlimit(child, resource.RLIMIT_NOFILE, before)
     becomes(address, "new-1.example", in_force("new-1.example"))
+
+
+@pytest.mark.requirement("KEEP-15")
+def test_the_ca_certificates_vanish_and_come_back(start, world):
+    bundle = Path(os.environ["SSL_CERT_FILE"])
+    certificates = bundle.read_bytes()
+    daemon = start(QUICK)
+    address = daemon.address()
+    with Client(address) as client:
+        learn(client)
+    bundle.write_bytes(b"")
+    try:
+        # A change of the file is seen within a tenth of a second.
+        numbers = itertools.count(2)
+        missing = b"TEMP this host has no CA certificates"
+        wait_for(lambda: says(address, f"new-{next(numbers)}.example", missing), "it to be seen")
+        becomes(address, "new-1.example", missing)
+        assert ask(address, KNOWN[0]) == in_force(KNOWN[0])
+        wait_for(daemon.says("this host has no CA certificates, so mail waits"), "an error")
+    finally:
+        bundle.write_bytes(certificates)
+    becomes(address, "new-1.example", in_force("new-1.example"))
+
+
+def test_the_proxy_is_away(start, world):
+    daemon = start(QUICK + "https_proxy: http://127.0.0.1:9\n")
+    assert ask(daemon.address(), "new-1.example") == NOT_FOUND
+    wait_for(daemon.says("the proxy fails, so domains whose policy is not known"), "an error")

@@ -601,6 +601,20 @@ def test_bundle_that_comes_with_requests_is_no_ca_store(world, tmp_path, monkeyp
         check(world.fetch(host), [Cause.CERTIFICATE])
 
 
+@pytest.mark.requirement("KEEP-15")
+@pytest.mark.parametrize("why", ["empty", "no certificate", "missing"])
+def test_without_ca_certificates_no_policy_host_is_blamed(world, tmp_path, monkeypatch, why):
+    bundle = tmp_path / "bundle"
+    if why != "missing":
+        bundle.write_text("" if why == "empty" else "# all distrusted\n")
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    with world.host(page()) as host:
+        failure = world.fetch(host)
+        assert failure == Failure(Cause.CA_STORE, f"none in {bundle} and {tmp_path / 'none'}")
+        assert host.connections == 0
+
+
 # Addresses of the policy host
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from stsresolver.config.settings import Zone
 from stsresolver.mta_sts.policy import Mode
-from stsresolver.mta_sts.results import Cause, Failure, NoPolicy
+from stsresolver.mta_sts.results import Cause, Failure, NoPolicy, NotChanged
 from stsresolver.policies import faults
 from stsresolver.policies.decision import FAULT_PAUSE
 from stsresolver.policies.faults import HOUR, OF_CAUSE, PATIENCE, Fault
@@ -93,6 +93,7 @@ TABLE = [
      answers(Failure(Cause.NAME_SERVERS), Failure(Cause.NAME_SERVERS, id="1"))),
     ("this host has no descriptors or memory left for the lookup", FOR_AN_HOUR,
      answers(Failure(Cause.NO_ROOM), Failure(Cause.NO_ROOM, id="1"))),
+    ("this host has no CA certificates", FOR_AN_HOUR, answers(Failure(Cause.CA_STORE, id="1"))),
     ("the lookup failed, and the store cannot be read", FOR_AN_HOUR, store_away),
     ("DNS says that there is no record, and the store cannot be read", "``NOTFOUND``",
      store_away_and_no_record),
@@ -148,7 +149,7 @@ def test_the_page_has_these_rows_and_no_others():
 def test_each_cause_is_ours_or_the_domains(cause):
     """A new cause gets a row."""
     of_a_domain = {Cause.NO_RECORD, Cause.BAD_RECORD, Cause.SEVERAL_RECORDS, Cause.DNS}
-    assert (cause in OF_CAUSE) is not (cause in {*of_a_domain, *OF_THE_HOST, Cause.PROXY})
+    assert (cause in OF_CAUSE) is not (cause in {*of_a_domain, *OF_THE_HOST})
 
 
 def test_each_fault_has_a_patience():
@@ -178,23 +179,29 @@ def test_a_lookup_that_ends_shows_that_the_process_works(result):
     assert faults.begun_by(result) is None
 
 
+IN_TURN = (Fault.NAME_SERVERS, Fault.NO_ROOM, Fault.CA_STORE, Fault.PROXY)
 ENDS = [
-    # how a lookup ended, what that shows of the name servers and of the room for lookups
-    (NO_RECORD, True, True),
-    (DNS_FAILS, True, True),
-    (Failure(Cause.ADDRESS), True, True),
-    ("1", True, True),
-    (UNFETCHABLE, False, True),
-    (Failure(Cause.NAME_SERVERS), False, True),
-    (Failure(Cause.NO_ROOM), False, False),
-    (Failure(Cause.PROCESS), False, False),
+    # how a lookup ended, which of these faults that shows to be over
+    (NO_RECORD, "yes yes no no"),
+    (DNS_FAILS, "yes yes no no"),
+    ("1", "yes yes no no"),
+    (NotChanged("1"), "yes yes no no"),
+    (Failure(Cause.ADDRESS), "yes yes yes no"),
+    (Failure(Cause.CONNECT), "no yes yes no"),
+    (Failure(Cause.PROXY), "no yes yes no"),
+    (UNFETCHABLE, "no yes yes yes"),
+    (policy(), "yes yes yes yes"),
+    (Failure(Cause.CA_STORE), "no yes no no"),
+    (Failure(Cause.NAME_SERVERS), "no yes no no"),
+    (Failure(Cause.NO_ROOM), "no no no no"),
+    (Failure(Cause.PROCESS), "no no no no"),
 ]
 
 
-@pytest.mark.parametrize(("result", "name_servers", "room"), ENDS, ids=str)
-def test_what_shows_that_a_fault_is_over(result, name_servers, room):
-    over = faults.ended_by(result)
-    assert (Fault.NAME_SERVERS in over, Fault.NO_ROOM in over) == (name_servers, room)
+@pytest.mark.parametrize(("result", "over"), ENDS, ids=str)
+def test_what_shows_that_a_fault_is_over(result, over):
+    ended = faults.ended_by(result)
+    assert " ".join("yes" if fault in ended else "no" for fault in IN_TURN) == over
 
 
 def test_one_that_is_lost_shows_that_it_does_not():

@@ -10,6 +10,7 @@ from stsresolver.mta_sts.results import Cause, Failure
 from stsresolver.policies.faults import HOUR, Fault
 from stsresolver.policies.outages import Outages
 from tests.policies.test_in_force import NO_RECORD
+from tests.support.policies import policy
 
 LOST = Failure(Cause.PROCESS, "it did not answer in time")
 
@@ -80,3 +81,14 @@ def test_one_that_comes_and_goes_gets_five_errors_an_hour(outages, said):
     assert [level for level, _ in said()].count("ERROR") == 5
     outages.looked_up(LOST, HOUR + 1)
     assert [level for level, _ in said()] == ["ERROR"]
+
+
+def test_a_proxy_that_fails_is_an_error_and_no_mail_waits(outages, said):
+    outages.looked_up(Failure(Cause.PROXY, "192.0.2.1:3128: no connection"), 100.0)
+    outages.lasting(100.0 + HOUR)
+    ((level, line),) = said()
+    assert level == "ERROR"
+    assert line.startswith("the proxy fails, so domains whose policy is not known count as having")
+    assert "192.0.2.1:3128" in line
+    outages.looked_up(policy(), 200.0)
+    assert said() == [("INFO", "over after 100 s: the proxy fails")]
