@@ -3,10 +3,9 @@
  *
  *     dns < a bound UDP socket
  *
- *     _mta-sts.NAME.good.test       TXT  "v=STSv1; id=1"     mta-sts.NAME.good.test     A  127.0.0.1
- *     _mta-sts.NAME.hanging.test    TXT  "v=STSv1; id=1"     mta-sts.NAME.hanging.test  A  127.0.0.2
+ *     _mta-sts.NAME.ZONE.test    TXT  "v=STSv1; id=1"     mta-sts.NAME.ZONE.test  A  127.0.0.N
  *
- * NAME is any one label.  Another type of these has no data, any other name does not exist; both
+ * NAME is any one label, and ZONE the Nth of good, hanging, names and chunks.  Another type of these has no data, any other name does not exist; both
  * come with the SOA that says for how long (RFC 2308, section 3).  Answers are made from the
  * question alone, so a million domains cost what one does.  Ends with a signal.
  */
@@ -23,8 +22,8 @@ enum { HEADER = 12, A = 1, TXT = 16, OPT_SIZE = 11 };
 /* What follows the question: name (a pointer to the question), type, class, TTL, size, data. */
 #define RECORD(type) "\xc0\x0c\0" type "\0\1\0\0\x0e\x10"
 static const char text[] = RECORD("\x10") "\0\x0e\x0dv=STSv1; id=1";
-static const char good[] = RECORD("\1") "\0\4\x7f\0\0\1";
-static const char hanging[] = RECORD("\1") "\0\4\x7f\0\0\2";
+static char address[] = RECORD("\1") "\0\4\x7f\0\0\0";
+static const char *const zones[] = { "\4good", "\7hanging", "\5names", "\6chunks" };
 static const char soa[] = "\4test\0\0\6\0\1\0\0\x0e\x10\0\x16\0\0\0\0\0\1"
 			  "\0\0\x0e\x10\0\0\x0e\x10\0\0\x0e\x10\0\0\x0e\x10";
 /* EDNS version 0, 1,232 bytes (RFC 6891, section 6.1.2), for who speaks it. */
@@ -53,7 +52,7 @@ int main(void)
 	for (;;) {
 		const char *name = message + HEADER, *data = NULL;
 		size_t size = HEADER, data_size = 0;
-		int type, speaks_edns, exists, silent;
+		int type, speaks_edns, exists;
 
 		who_size = sizeof who;
 		got = recvfrom(0, message, 512, 0, (struct sockaddr *)&who, &who_size);
@@ -67,17 +66,18 @@ int main(void)
 			continue;
 		type = (uint8_t)message[size - 4] << 8 | (uint8_t)message[size - 3];
 		speaks_edns = message[11] == 1;
-		exists = 1;
-		silent = is(name, size - HEADER - 4, "\7mta-sts", "\7hanging");
-		if (is(name, size - HEADER - 4, "\x08_mta-sts", "\4good")
-		    || is(name, size - HEADER - 4, "\x08_mta-sts", "\7hanging")) {
-			if (type == TXT)
-				data = text, data_size = sizeof text - 1;
-		} else if (silent || is(name, size - HEADER - 4, "\7mta-sts", "\4good")) {
-			if (type == A)
-				data = silent ? hanging : good, data_size = sizeof good - 1;
-		} else {
-			exists = 0;
+		exists = 0;
+		for (size_t i = 0; i < sizeof zones / sizeof *zones; i++) {
+			if (is(name, size - HEADER - 4, "\x08_mta-sts", zones[i])) {
+				exists = 1;
+				if (type == TXT)
+					data = text, data_size = sizeof text - 1;
+			} else if (is(name, size - HEADER - 4, "\7mta-sts", zones[i])) {
+				exists = 1;
+				address[sizeof address - 2] = (char)(1 + i);
+				if (type == A)
+					data = address, data_size = sizeof address - 1;
+			}
 		}
 		message[2] = (message[2] & 0x01) | 0x84; /* a response, with authority */
 		message[3] = (char)(0x80 | (exists ? 0 : 3)); /* recursion available; NXDOMAIN */

@@ -3,7 +3,8 @@
 `in_own_network()` goes on with the calling program inside a network namespace made for it alone
 (ip-netns(8)); there 127.0.0.1 answers on port 53 and 443 and nothing else can be reached.
 `world()` fills the namespace: dns.c for the names, nginx for the policies, a CA made for the run,
-and, on 127.0.0.2, policy hosts that take a connection and never speak.
+and, on 127.0.0.2, policy hosts that take a connection and never speak. `hostile()` adds such as
+have a lookup compute.
 
 Needs root, iproute2, nginx, a C compiler, and trustme in the environment of the running Python.
 Everything started here ends with the program; the namespace and its resolv.conf go last.
@@ -29,6 +30,8 @@ except ImportError:
 NAMESPACE_PREFIX = "stsbench-"
 POLICY_HOST = "127.0.0.1"
 SILENT_HOST = "127.0.0.2"
+# The kinds of bench/hostile_hosts.py, each a zone of dns.c.
+HOSTILE_HOSTS = {"names": "127.0.0.3", "chunks": "127.0.0.4"}
 
 NGINX = """\
 daemon off;
@@ -212,10 +215,11 @@ class World:
 
     A domain in `good` has an enforce policy that names `mail.<domain>` as its one MX host; the
     policy host of a domain in `hanging` takes connections and never speaks. Any other name does not
-    exist. `pids`: of the processes `dns` and `nginx`.
+    exist. `ca` signs for policy hosts. `pids`: of the processes `dns` and `nginx`.
     """
 
     directory: Path
+    ca: trustme.CA
     good: tuple[str, ...]
     hanging: tuple[str, ...]
     env: Mapping[str, str]
@@ -235,7 +239,10 @@ def world(
     `per_certificate`: how many policy hosts share one, and a key.
     """
     domains = [f"d{n}.good.test" for n in range(good)]
-    policy_hosts = certify(directory, [f"mta-sts.{domain}" for domain in domains], per_certificate)
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(directory / "ca.pem")
+    names = [f"mta-sts.{domain}" for domain in domains]
+    policy_hosts = certify(ca, directory, names, per_certificate)
     policies = directory / "nginx.conf"
     policies.write_text(
         NGINX.format(
@@ -264,11 +271,30 @@ def world(
         ):
             yield World(
                 directory,
+                ca,
                 tuple(domains),
                 tuple(f"d{n}.hanging.test" for n in range(hanging)),
                 {"SSL_CERT_FILE": str(directory / "ca.pem")},
                 {"dns": dns.pid, "nginx": policy_hosts_pid},
             )
+
+
+@contextlib.contextmanager
+def hostile(place: World, number: int) -> Iterator[dict[str, tuple[str, ...]]]:
+    """Add policy hosts that have a lookup compute; gives so many domains of each kind."""
+    domains = {kind: tuple(f"d{n}.{kind}.test" for n in range(number)) for kind in HOSTILE_HOSTS}
+    names = [f"mta-sts.{domain}" for domain in domains["chunks"]]
+    certificates = certify(place.ca, place.directory, names, NAMES_PER_CERTIFICATE)
+    for certificate, of_it in certificates.items():
+        Path(f"{certificate}.names").write_text("\n".join(of_it), encoding="ascii")
+    program = str(BENCH / "hostile_hosts.py")
+    with contextlib.ExitStack() as stack:
+        for kind, address in HOSTILE_HOSTS.items():
+            files = map(str, certificates) if kind == "chunks" else ()
+            command = [sys.executable, program, address, "443", kind, *files]
+            stack.enter_context(started(command, log=place.directory / f"{kind}.out"))
+            wait_until(lambda at=f"{address}:443": listening(at), 30, kind, every=0.01)
+        yield domains
 
 
 @contextlib.contextmanager
@@ -288,17 +314,15 @@ def serving(directory: Path, address: str, *command: str) -> Iterator[int]:
 
 
 def certify(
-    directory: Path, names: Sequence[str], per_certificate: int
+    ca: trustme.CA, directory: Path, names: Sequence[str], per_certificate: int
 ) -> dict[Path, Sequence[str]]:
-    """Make a CA, ca.pem, and certificates for all `names`, so many in each.
+    """Make certificates for all `names`, so many in each.
 
     Returns what the files of each are called, but for the endings .pem and .key, and its names.
     """
-    ca = trustme.CA()
-    ca.cert_pem.write_to_path(directory / "ca.pem")
     issued = {}
     for first in range(0, len(names), per_certificate):
-        file = directory / f"policy-hosts-{first}"
+        file = directory / f"{names[0]}-{first}"
         issued[file] = names[first : first + per_certificate]
         leaf = ca.issue_cert(*issued[file])
         for certificate in leaf.cert_chain_pems:

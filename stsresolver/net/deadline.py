@@ -13,7 +13,7 @@ import socket
 from types import TracebackType
 from typing import Any
 
-from .steps import Steps, Wait, now
+from .steps import Steps, Wait, clock, now
 
 # What the system says where this process or the host has no room for a socket. ENOSPC is
 # epoll(7)'s word for it.
@@ -89,7 +89,9 @@ class BoundedSocket:
             yield from self._until(select.POLLIN, "nothing came in time")
             # The kernel drops a broken datagram after it has announced it.
             with contextlib.suppress(BlockingIOError):
-                return self._socket.recv(size)
+                data = self._socket.recv(size)
+                clock.received += len(data)
+                return data
 
     def sendall(self, data: bytes) -> Steps[None]:
         """Send, as `socket.socket` does."""

@@ -35,9 +35,11 @@ class Clock(threading.local):
     """The clock of the lookup that runs on this thread.
 
     `late`: seconds for which it has waited for its turn so far.
+    `received`: bytes from the network since it was resumed.
     """
 
     late = 0.0
+    received = 0
 
 
 clock = Clock()

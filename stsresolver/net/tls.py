@@ -15,8 +15,10 @@ from . import certificate_guard
 from .deadline import BoundedSocket
 from .steps import Steps
 
-# Bytes that a read takes from the socket at most: a TLS record with its frame.
+# Bytes that a read takes from the socket at most: a TLS record with its frame. In a handshake, the
+# certificates of an honest policy host: others have to wait for a turn before we compute more.
 _PART = 17_408
+_HANDSHAKE_PART = 8192
 # Bytes that are read for a handshake at most: `certificate_list` lets 50 kB of certificates pass.
 _HANDSHAKE = 60_000
 # Bytes that a read counts as at least. It costs us as much, however little a server sends at once.
@@ -51,6 +53,7 @@ class BoundedTls:
         self._connection = connection
         self._most = most
         self._limit = min(most, _HANDSHAKE)
+        self._part = _HANDSHAKE_PART
         self._read = 0
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -71,7 +74,7 @@ class BoundedTls:
             if why := certificate_guard.refusal():
                 raise RefusedCertificates(why) from None
             raise
-        self._limit = self._most
+        self._limit, self._part = self._most, _PART
 
     @property
     def version(self) -> str:
@@ -112,7 +115,7 @@ class BoundedTls:
             yield from self._connection.sendall(data)
 
     def _receive(self) -> Steps[None]:
-        data = yield from self._connection.recv(_PART)
+        data = yield from self._connection.recv(self._part)
         self._read += max(_LEAST, len(data))
         if self._read > self._limit:
             raise TooMuch(f"more than {self._limit} bytes with headers and framing")

@@ -11,7 +11,7 @@ import pytest
 
 from stsresolver.lookup import loop
 from stsresolver.lookup.loop import Loop
-from stsresolver.net.steps import NoTurn, Wait, now
+from stsresolver.net.steps import NoTurn, Wait, clock, now
 
 # Seconds: more than any test takes.
 LONG = 20.0
@@ -254,6 +254,23 @@ def test_what_a_lookup_has_used_is_the_sum_of_its_steps(place, one_a_turn):
     other.send(b"x")
     place.turns(2)
     assert place.done == ["b", "a"]
+
+
+def test_what_a_lookup_has_received_counts_in_advance(place, one_a_turn):
+    """OpenSSL computes once the certificates are complete."""
+    ours, theirs = place.pair()
+
+    def receives():
+        clock.received += int(2 * loop.USUAL / loop.BYTE)
+        yield waiting(ours, select.POLLIN, later())
+        return "much"
+
+    place.loop.start(receives(), place.done.append)
+    other = start(place, "little", 0.001)
+    theirs.send(b"x")
+    other.send(b"x")
+    place.turns(2)
+    assert place.done == ["little", "much"]
 
 
 def test_after_a_slice_it_looks_at_the_network_again(place, monkeypatch):
