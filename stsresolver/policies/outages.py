@@ -54,6 +54,9 @@ class Outages:
         if fault in self._lasting:
             return
         with self._lock:
+            if fault in self._lasting:
+                # Another thread has noted it meanwhile.
+                return
             self._lasting = {fault: since, **self._lasting}
             waits = PATIENCE[fault] > 0
             self._given_up |= frozenset() if waits else {fault}
@@ -70,13 +73,17 @@ class Outages:
         if fault not in self._lasting:
             return
         with self._lock:
-            since = self._lasting.get(fault, now)
+            if fault not in self._lasting:
+                return
+            since = self._lasting[fault]
             self._lasting = {one: at for one, at in self._lasting.items() if one is not fault}
             self._given_up -= {fault}
         log.info("over after %d s: %s", now - since, fault.value)
 
     def _give_up(self, fault: Fault, now: float) -> None:
         with self._lock:
+            if fault in self._given_up or fault not in self._lasting:
+                return
             self._given_up |= {fault}
             level = self._level(fault, now)
         text = "%s for too long, so domains whose policy is not known count as having none"
