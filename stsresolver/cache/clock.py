@@ -35,6 +35,11 @@ class SteadyClock:
         self._offset = clock.time() - clock.monotonic()
         self._since = clock.monotonic()
 
+    @property
+    def since(self) -> float:
+        """When the clock was first seen after its last jump, by itself (wall-clock seconds)."""
+        return self._since + self._offset
+
     def is_steady(self) -> bool:
         """Say whether the wall clock has not jumped for an hour, as far as was seen here."""
         now = self._clock.monotonic()

@@ -97,7 +97,7 @@ def due(known: Known, now: Now, times: RenewalTimes, unused_after: float) -> Ste
     if entry is None:
         if stored is not None and stored.is_over:
             return Step(Refresh.LEFT, (Touch(stored.over()),))
-        if known.lapsed is None or not now.steady:
+        if known.lapsed is None or known.doubtful is not None:
             return Step(Refresh.LEFT, effects)
         if stored is not None and times.ends_unrenewed(stored):
             return Step(Refresh.LEFT, (*effects, Lapse(None)))
@@ -158,7 +158,8 @@ def lost(question: Question, known: Known, now: Now) -> Step:
 
 def cached(known: Known, now: Now) -> Answer | None:
     """Return what is known to be in force without any lookup; None where nothing is known."""
-    if known.entry is not None and now.wall < known.entry.end:
+    known, _ = _present(known, now)
+    if known.entry is not None:
         return Answer(known.entry.policy, now.monotonic)
     if known.miss is not None and now.monotonic < known.miss.until:
         return Answer(None, now.monotonic, _fault(known.miss.result, known, now))
@@ -195,11 +196,12 @@ def _present(known: Known, now: Now) -> tuple[Known, tuple[Effect, ...]]:
         return replace(known, entry=entry), effects
     if entry.is_over:
         return replace(known, entry=None), effects
-    lapsed = replace(known, entry=None, lapsed=entry.policy.mode)
-    if not now.steady:
+    mode = entry.policy.mode
+    if not now.steady and entry.fetched < now.since:
         # A clock that is ahead may go back, and then the policy is in force still.
-        return lapsed, (*effects, Lapse(lapsed.lapsed))
-    return lapsed, (*effects, Touch(entry.over()), Lapse(lapsed.lapsed), Announce())
+        return replace(known, entry=None, doubtful=mode), effects
+    ended = (*effects, Touch(entry.over()), Lapse(mode), Announce())
+    return replace(known, entry=None, lapsed=mode), ended
 
 
 def _resolved(
@@ -258,7 +260,7 @@ def _found(
         effects += [Put(entry.over()), Lapse(policy.mode)]
     effects.append(TellWorks(by_record=False))
     if before is None or before.policy != policy:
-        mode = before.policy.mode if before is not None else known.lapsed
+        mode = before.policy.mode if before is not None else known.lapsed or known.doubtful
         effects += [TellChanged(mode, policy, again=before is None), Announce()]
     return Step(_in_force(entry, now, times), tuple(effects))
 
@@ -285,7 +287,7 @@ def _missed(result: NoPolicy | Failure, known: Known, now: Now, times: RenewalTi
     elif fault := _fault(result, known, now):
         effects = (TellUnknown(result, fault),)
     else:
-        effects = (Lapse(None), TellFailed(result, None, known.lapsed if now.steady else None))
+        effects = (Lapse(None), TellFailed(result, None, known.lapsed))
     return Step(_missing(miss, known, now, times), (Remember(miss), *effects))
 
 
@@ -405,5 +407,5 @@ def _believed(miss: Miss, known: Known, now: Now, times: RenewalTimes) -> float:
 
 def _fault(result: NoPolicy | Failure, known: Known, now: Now) -> Fault | None:
     """Return why `result` does not say whether there is a policy, None if it does."""
-    ended = known.lapsed not in (None, Mode.NONE) and not now.steady
+    ended = known.doubtful not in (None, Mode.NONE)
     return waits_for(result, known.faults, now.monotonic, ended_by_doubtful_clock=ended)

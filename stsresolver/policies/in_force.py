@@ -371,7 +371,8 @@ class Policies:
         return self._outages.lasting(now.monotonic)
 
     def _now(self) -> Now:
-        return Now(self._clock.time(), self._clock.monotonic(), self._steady.is_steady())
+        wall, monotonic = self._clock.time(), self._clock.monotonic()
+        return Now(wall, monotonic, self._steady.is_steady(), self._steady.since)
 
     # EFFECTS
 

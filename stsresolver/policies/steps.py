@@ -7,6 +7,7 @@ question that has to be looked up first, with the effects to carry out.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -26,11 +27,13 @@ class Now:
     `wall`: seconds since the epoch, for stored times.
     `monotonic`: seconds, for what stays in this process.
     `steady`: whether the wall clock is believed where it contradicts a stored time.
+    `since`: when it was first seen after its last jump, by itself. What is from later has its age.
     """
 
     wall: float
     monotonic: float
     steady: bool = True
+    since: float = math.inf
 
     @property
     def day(self) -> float:
@@ -49,6 +52,7 @@ class Known:
     `lapsed`: the mode of a policy that has ended, until a lookup says what follows it.
     `faults`: those of ours that last, and since when (monotonic); with `Fault.STORE` among them,
         no entry does not mean that the store has none.
+    `doubtful`: the mode of a policy that has ended only by a clock that may be wrong.
     """
 
     domain: str
@@ -57,6 +61,7 @@ class Known:
     pauses: tuple[Pause, ...] = ()
     lapsed: Mode | None = None
     faults: Mapping[Fault, float] = field(default_factory=dict)
+    doubtful: Mode | None = None
 
     def paused(self, policy_id: str) -> Failure | None:
         """Return the failure for which the policy of this id is not fetched for now."""

@@ -818,8 +818,18 @@ def test_a_clock_is_steady_an_hour_after_its_last_jump():
     assert clock.is_steady(), "no jump"
     world.now -= DAY
     assert not clock.is_steady()
+    assert clock.since == world.now
     assert world.later(STEADY - 1) and not clock.is_steady()
     assert world.later(1) and clock.is_steady()
+
+
+def test_a_policy_fetched_since_the_last_jump_ends_for_certain():
+    """Its age does not depend on which time it is: no mail waits for its policy host."""
+    world = published(max_age=1000)
+    world.ask()
+    world.record = DNS_FAILS
+    answer = world.later(1000).ask()
+    assert (answer.policy, answer.unknown) == (None, None)
 
 
 def test_a_clock_that_stays_back_for_an_hour_is_believed():
