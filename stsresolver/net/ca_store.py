@@ -65,10 +65,11 @@ class CaStore:
             context.set_ecdh_curve(_P_256)
         # One handshake, not as many as the other side likes.
         context.options |= ssl.OP_NO_RENEGOTIATION
-        if ssl.OPENSSL_VERSION_INFO >= (3, 2):
-            context.options |= _NO_COMPRESSED_CERTIFICATES
         # With OpenSSL 3, Python would take a connection that was cut for one that was closed.
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+        # After the others: what takes an option away takes those without a name away as well.
+        if ssl.OPENSSL_VERSION_INFO >= (3, 2):
+            context.options |= _NO_COMPRESSED_CERTIFICATES
         # The same on every Python: 3.13 made X.509 checks stricter than CAs in use are.
         context.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST
         return context
