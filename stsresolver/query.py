@@ -17,16 +17,15 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from .config.keys import load
-from .config.settings import Config
 from .config.yaml_schema import ConfigError
 from .inspection import cache_command
 from .inspection.as_json import as_json
-from .inspection.asking import ANSWER_LIMIT, AskError, ask, explained, parse_place
+from .inspection.asking import ANSWER_LIMIT, AskError, Place, ask, explained, parse_place
 from .inspection.findings import Inspection
 from .inspection.inspector import Inspector
 from .inspection.judgement import is_weak
@@ -37,7 +36,7 @@ from .inspection.smtp import HOST_LIMIT, as_postfix_does
 from .inspection.stored import cached
 from .inspection.target import next_hop_of, parse_target
 from .mta_sts.results import Failure, NoPolicy
-from .net.proxy import Proxy, ProxyError, from_environment
+from .net.proxy import ProxyError, from_environment
 from .process.arguments import FILE_NAMES, Arguments
 from .process.output import complain, say
 
@@ -122,17 +121,16 @@ def _add_options(parser: Arguments) -> None:
     form("--json", action="store_true", help="print a JSON object")
     add("-t", "--timeout", metavar="SECONDS", type=_seconds, help="for DNS and for HTTPS (4)")
     add("--strict", action="store_true", help="end with 3 for warnings as well")
-    add("-c", "--config", metavar="FILE", help="look as the daemon of this configuration does")
+    config = add("-c", "--config", metavar="FILE", help="look as the daemon of this file does")
     add("--zone", metavar="NAME", help="and as its zone of this name, or that of --ask")
     add("--probe", action="store_true", help="try STARTTLS with the MX hosts, as Postfix does")
-    add("--port", metavar="NUMBER", type=_port, help="at this port (25)")
-    add("--file", metavar="LIST", help="look at each domain of a file, - for standard input")
-    add("--jobs", metavar="NUMBER", type=_jobs, default=16, help="so many at once (16)")
+    add("--port", metavar="NUMBER", type=_to(65535), help="at this port (25)")
+    file = add("--file", metavar="LIST", help="look at each domain of a file, or of - (stdin)")
+    add("--jobs", metavar="NUMBER", type=_to(_MOST_JOBS), default=16, help="so many at once (16)")
     add("--ask", metavar="PLACE", type=_place, help="ask the daemon at HOST:PORT or unix:PATH")
     add("--print-completion", choices=("bash", "zsh"), help="print what completes arguments")
-    for action in parser._actions:
-        if action.dest in ("config", "file"):
-            action.complete = FILE_NAMES  # type: ignore[attr-defined]
+    for action in (config, file):
+        action.complete = FILE_NAMES  # type: ignore[attr-defined]
 
 
 def _seconds(text: str) -> float:
@@ -142,19 +140,18 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"not a number of seconds, over 0 and at most 3600: {text!r}")
 
 
-def _jobs(text: str) -> int:
-    if text.isascii() and text.isdecimal() and 0 < int(text) <= _MOST_JOBS:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"not a number from 1 to {_MOST_JOBS}: {text!r}")
+def _to(most: int) -> Callable[[str], int]:
+    """Return what reads a number from 1 to `most`."""
+
+    def number(text: str) -> int:
+        if text.isascii() and text.isdecimal() and 0 < int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"not a number from 1 to {most}: {text[:40]!r}")
+
+    return number
 
 
-def _port(text: str) -> int:
-    if text.isascii() and text.isdecimal() and 0 < int(text) <= 65535:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"not a number from 1 to 65535: {text!r}")
-
-
-def _place(text: str) -> object:
+def _place(text: str) -> Place:
     try:
         return parse_place(text)
     except ValueError as error:
@@ -182,7 +179,10 @@ def _print_completion(shell: str) -> int:
 
 
 def _inspector(options: argparse.Namespace) -> Inspector:
-    """Return what looks as the options say. Raise `ConfigError`, `ProxyError`."""
+    """Return what looks as the options say.
+
+    Raise `ConfigError`, `ProxyError`, or `OSError` for CA certificates that cannot be read.
+    """
     timeout = options.timeout
     probing = None
     if options.probe:
@@ -194,15 +194,11 @@ def _inspector(options: argparse.Namespace) -> Inspector:
     zone = config.zones.get(options.zone, config.default_zone)
     return Inspector(
         timeout or zone.timeout,
-        proxy=_proxy(config),
+        proxy=from_environment(os.environ, config.https_proxy, config.no_proxy),
         zone=zone,
         cached=cached(config),
         probing=probing,
     )
-
-
-def _proxy(config: Config) -> Proxy | None:
-    return from_environment(os.environ, config.https_proxy, config.no_proxy)
 
 
 def _print(seen: Inspection, options: argparse.Namespace) -> None:

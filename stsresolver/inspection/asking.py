@@ -57,7 +57,7 @@ def parse_place(text: str) -> Place:
 
 def ask(place: Place, zone: str, next_hop: str, seconds: float = ANSWER_LIMIT) -> str:
     """Return the reply of the daemon at `place`, without its netstring. Raise `AskError`."""
-    question = encode(f"{zone} {next_hop}".encode())
+    question = encode(f"{zone} {next_hop}".encode("utf-8", "surrogateescape"))
     deadline = Deadline(seconds)
     failures = []
     try:
@@ -103,7 +103,8 @@ def explained(reply: str, next_hop: str) -> tuple[str, list[str], int]:
         return f"{mail} goes as without a policy", [means], 1
     if word in ("TEMP", "TIMEOUT"):
         means = "the daemon could not find out yet, or could not look; its log says why"
-        return f"{mail} waits in the queue, and Postfix asks again", [means], 2
+        words = [f"in its words: {policy}"] if policy else []
+        return f"{mail} waits in the queue, and Postfix asks again", [means, *words], 2
     if word == "PERM":
         return f"{mail} waits in the queue", ["the daemon did not understand the question"], 2
     means = "no reply of a socketmap server: is this the daemon's address?"

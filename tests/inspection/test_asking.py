@@ -42,7 +42,7 @@ REPLIES = [
     ("OK may", 0, "goes at level may", "no answer that this daemon gives"),
     ("NOTFOUND ", 1, "goes as without a policy", "Postfix's own settings apply"),
     ("TEMP ", 2, "waits in the queue, and Postfix asks again", "could not find out yet"),
-    ("TEMP try later", 2, "waits in the queue, and Postfix asks again", "could not find out yet"),
+    ("TEMP no CPU", 2, "waits in the queue, and Postfix asks again", "in its words: no CPU"),
     ("TIMEOUT ", 2, "waits in the queue, and Postfix asks again", "could not find out yet"),
     ("PERM ", 2, "waits in the queue", "did not understand"),
     ("", 2, "waits in the queue", "no reply of a socketmap server"),
@@ -77,6 +77,13 @@ def test_question_is_postfixs():
         place = Place(host="127.0.0.1", port=listener.port)
         assert ask(place, "postfix", "[relay.example.net]:587", 5) == "NOTFOUND ab"
     assert script.asked == [b"31:postfix [relay.example.net]:587,"]
+
+
+def test_any_bytes_of_an_argument_are_sent():
+    script = answering(b"9:NOTFOUND ,")
+    with Listener(script) as listener:
+        assert ask(Place(host="127.0.0.1", port=listener.port), "z", "\udcff\u00fc", 5)
+    assert script.asked == [b"5:z \xff\xc3\xbc,"]
 
 
 def test_longest_reply():
