@@ -11,6 +11,11 @@
     seen = stsresolver.inspect("user@example.com")
     print(seen.verdict, seen.problems)
 
+`DaneResolver` looks at DANE, which a policy must not override:
+
+    dane = stsresolver.DaneResolver().look_up("example.com")
+    print(dane.verdict, *dane.hosts)
+
 The daemon for Postfix and the query tool stand on the same `Resolver`.
 """
 
@@ -19,27 +24,35 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from .dane.states import Dane, DaneHost, HostState, MxState, Verdict
 from .mta_sts.policy import Mode, Policy
 from .mta_sts.results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .dane.resolver import DaneResolver
     from .inspection.findings import Inspection
     from .inspection.inspector import Inspector, inspect
     from .mta_sts.resolver import Resolver
 
 __all__ = [
     "Cause",
+    "Dane",
+    "DaneHost",
+    "DaneResolver",
     "Failure",
     "Found",
+    "HostState",
     "Inspection",
     "Inspector",
     "Lookup",
     "Mode",
+    "MxState",
     "NoPolicy",
     "NotChanged",
     "Policy",
     "Resolver",
+    "Verdict",
     "__version__",
     "inspect",
 ]
@@ -47,6 +60,7 @@ __all__ = [
 
 # Loaded when asked for: the daemon's own process needs neither dnspython nor requests.
 _LATE = {
+    "DaneResolver": "dane.resolver",
     "Inspection": "inspection.findings",
     "Inspector": "inspection.inspector",
     "Resolver": "mta_sts.resolver",

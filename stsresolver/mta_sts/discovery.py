@@ -41,14 +41,16 @@ def cause_of(error: NameServerError, otherwise: Cause) -> Cause:
 
 
 class Discovery:
-    """Asks the name servers of `resolv_conf`, at most `timeout` seconds for a record.
+    """Asks name servers (see `NameServers`), at most `timeout` seconds for a record.
 
     May be used by many threads.
     """
 
-    def __init__(self, timeout: float, resolv_conf: str, port: int) -> None:
+    def __init__(
+        self, timeout: float, resolv_conf: str, port: int, nameservers: Sequence[str] = ()
+    ) -> None:
         self._timeout = timeout
-        self._name_servers = NameServers(resolv_conf, port)
+        self._name_servers = NameServers(resolv_conf, port, nameservers)
 
     def policy_id(
         self, domain: str, observer: Observer = UNOBSERVED

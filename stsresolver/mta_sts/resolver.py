@@ -7,6 +7,7 @@ another process can do the work.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..net.domain_names import a_labels
@@ -25,6 +26,7 @@ class Resolver:
     `timeout`: seconds, for DNS and for HTTPS each, as a total of all their steps.
     `resolv_conf`: the file with the name servers, read again whenever it changes.
     `dns_port`, `https_port`: where to connect to; names and URLs stay those of the standard.
+    `nameservers`: those to ask in place of the file's: "192.0.2.1", "[2001:db8::1]:53".
     `proxy`: the HTTP proxy that policies are fetched through (`proxy.from_environment`), if any.
 
     One resolver may be used by any number of threads at once. A domain may be given as U-labels
@@ -43,9 +45,10 @@ class Resolver:
         resolv_conf: str = "/etc/resolv.conf",
         dns_port: int = 53,
         https_port: int = 443,
+        nameservers: Sequence[str] = (),
         proxy: Proxy | None = None,
     ) -> None:
-        self._discovery = Discovery(timeout, resolv_conf, dns_port)
+        self._discovery = Discovery(timeout, resolv_conf, dns_port, nameservers)
         self._fetcher = Fetcher(timeout, self._discovery, https_port, proxy)
 
     def resolve(self, domain: str, *known_ids: str) -> Lookup:

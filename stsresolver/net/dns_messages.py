@@ -7,7 +7,11 @@ at a fixed place are read: the type, and in the zone's SOA for how long "there i
 remembered.
 
 An answer of 64 kilobytes, which any domain may give, can take seconds to compute. An answer with
-too many bytes or records is refused unread; its first twelve bytes tell the number (§4.1.1).
+too many bytes or records is refused unread; its first twelve bytes tell the number (§4.1.1). How
+many are too many depends on the type in question.
+
+The data of a TLSA record are bytes: dnspython takes one of the wrong length for a broken message,
+and it is just one that cannot be used (RFC 6698 §2.1, `dane.tlsa`).
 
 Pure: bytes in, data out. Reading raises `MessageError` for an answer that is of no use, and
 `Truncated` for one that has to be asked for over TCP.
@@ -35,8 +39,13 @@ _UDP_PAYLOAD = 1232
 # below; reading 4,300 records of long names took 1.5 s.
 MAX_ANSWER = 4096
 MAX_RECORDS = 200
+# A domain may have many MX hosts, and a TLSA record may hold a whole certificate. The names of the
+# MX records are read, which takes 50 ms for the worst answer; the data of TLSA records are not.
+_LARGER = {dns.rdatatype.MX: (16_384, 300), dns.rdatatype.TLSA: (65_535, 300)}
 # Aliases that are followed one after the other.
 _MAX_ALIASES = 16
+# The longest time to live (RFC 2181 §8).
+_MAX_TTL = 2**31 - 1
 
 _HEADER = struct.Struct("!6H")
 _IN = dns.rdataclass.IN
@@ -89,22 +98,29 @@ class _Record(NamedTuple):
 
 # The labels of a name.
 _Owner = tuple[bytes, ...]
-# Owner, type and data.
-_Read = tuple[dns.name.Name, int, Any]
+# Owner, type, time to live and data.
+_Read = tuple[dns.name.Name, int, int, Any]
 
 
 class Answer(NamedTuple):
     """What a name server says.
 
     `records`: of the type in question, at the end of the aliases: addresses as text, TXT as a tuple
-    of strings in bytes, others as dnspython has them. `negative_ttl`: how many seconds
-    the zone's SOA lets it be remembered that there are none (RFC 2308 §5), 0 without an SOA.
-    `authenticated`: whether the name server has validated it by DNSSEC, in its own words.
+    of strings in bytes, TLSA as bytes, others as dnspython has them.
+    `negative_ttl`: how many seconds the zone's SOA lets it be remembered that there are none (RFC
+    2308 §5), 0 without an SOA.
+    `authenticated`: whether the name server has validated all of it by DNSSEC, in its own words.
+    `name`: that of the records: the one in question, or the end of its aliases.
+    `ttl`: how many seconds the records and aliases may be remembered.
+    `exists`: False if there is nothing of any type at `name` (NXDOMAIN).
     """
 
     records: list[Any]
     negative_ttl: int
     authenticated: bool
+    name: dns.name.Name
+    ttl: int
+    exists: bool
 
 
 class Question:
@@ -113,6 +129,7 @@ class Question:
     def __init__(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> None:
         self._name = name
         self._rdtype = rdtype
+        self._max_answer, self._max_records = _LARGER.get(rdtype, (MAX_ANSWER, MAX_RECORDS))
         self._id = secrets.randbits(16)
         self._asked = (name.to_wire() or b"") + struct.pack("!HH", rdtype, _IN)
         self.wire = (
@@ -127,7 +144,7 @@ class Question:
         if number != self._id or flags & (_RESPONSE | _OPCODE) != _RESPONSE:
             return None
         number = questions + sum(counts)
-        if number > MAX_RECORDS or len(wire) > MAX_ANSWER:
+        if number > self._max_records or len(wire) > self._max_answer:
             raise MessageError(f"an answer of {number} records, {len(wire)} bytes: too large")
         rcode = flags & _RCODE
         end = _HEADER.size
@@ -151,13 +168,21 @@ class Question:
             raise Refused("REFUSED")
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise MessageError(dns.rcode.Rcode.to_text(rcode))
-        data = self._follow(found)
+        data, name, ttl = self._follow(found)
         if not data and rcode == dns.rcode.NOERROR and _is_referral(authority):
             raise MessageError("a referral instead of an answer: it does not look names up")
-        return Answer(data, _negative_ttl(wire, authority), bool(flags & _AUTHENTIC))
+        negative_ttl = _negative_ttl(wire, authority)
+        return Answer(
+            data,
+            negative_ttl,
+            bool(flags & _AUTHENTIC),
+            name,
+            ttl if data else min(ttl, negative_ttl),
+            rcode != dns.rcode.NXDOMAIN,
+        )
 
     def _read(self, wire: bytes, records: list[_Record]) -> Iterator[_Read]:
-        """Yield owner, type and data of the records in question, and of aliases."""
+        """Yield owner, type, time and data of the records in question, and of aliases."""
         for record in records:
             rdtype = dns.rdatatype.CNAME if record.rdtype == dns.rdatatype.CNAME else self._rdtype
             if (record.rdtype, record.rdclass) == (rdtype, _IN):
@@ -169,13 +194,14 @@ class Question:
                 else:
                     length = record.end - record.data
                     data = dns.rdata.from_wire(_IN, rdtype, wire, record.data, length)
-                yield owner, rdtype, data
+                yield owner, rdtype, record.ttl, data
 
-    def _follow(self, records: list[_Read]) -> list[Any]:
-        """Return the data of the records that are asked for, at the end of the aliases."""
+    def _follow(self, records: list[_Read]) -> tuple[list[Any], dns.name.Name, int]:
+        """Return data and name of the records at the end of the aliases, and the shortest TTL."""
         by_owner: dict[_Owner, list[tuple[int, Any]]] = {}
-        for owner, rdtype, data in records:
+        for owner, rdtype, _, data in records:
             by_owner.setdefault(_lower(owner), []).append((rdtype, data))
+        ttl = min((ttl for _, _, ttl, _ in records), default=_MAX_TTL)
         name = self._name
         for _ in range(_MAX_ALIASES):
             here = by_owner.get(_lower(name), [])
@@ -183,7 +209,7 @@ class Question:
             found = list(dict.fromkeys(data for rdtype, data in here if rdtype == self._rdtype))
             aliases = [data for rdtype, data in here if rdtype == dns.rdatatype.CNAME]
             if found or not aliases:
-                return found
+                return found, name, ttl
             name = aliases[0].target
         raise MessageError(f"more than {_MAX_ALIASES} aliases, or a loop of them")
 
@@ -220,6 +246,7 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
     dns.rdatatype.TXT: _strings,
     dns.rdatatype.A: _ipv4,
     dns.rdatatype.AAAA: _ipv6,
+    dns.rdatatype.TLSA: bytes,
 }
 
 

@@ -1,4 +1,4 @@
-"""Asks the name servers of resolv.conf(5) about a name, by one deadline.
+"""Asks name servers about a name, those of resolv.conf(5) or others, by one deadline.
 
 It sends a lost datagram again, asks over TCP for a truncated answer, and passes over what does not
 answer the question (RFC 5452 §9.1). A name server that fails is not asked again for this question.
@@ -22,14 +22,14 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-import dns.inet
 import dns.name
 from dns.rdatatype import RdataType
 
 from .deadline import BoundedSocket, Deadline, connected, is_out_of_room
 from .dns_messages import Answer, MessageError, Question, Refused, Truncated
+from .dns_servers import DnsServer, configured, named
 from .file_changes import Watch
 from .steps import Steps
 
@@ -89,7 +89,7 @@ class Inquiry:
         self,
         name: dns.name.Name,
         rdtype: RdataType,
-        servers: Iterable[str],
+        servers: Iterable[DnsServer],
         heard: Heard,
         done: Done,
     ) -> None:
@@ -99,8 +99,8 @@ class Inquiry:
         self._name = name
         self._rdtype = rdtype
         self._question: Question
-        self._failures: dict[str, str] = {}
-        self._refused: set[str] = set()
+        self._failures: dict[DnsServer, str] = {}
+        self._refused: set[DnsServer] = set()
         # Whether a name server answered this question, if with an error.
         self._answered = False
         # Whether this host had no room for it.
@@ -114,7 +114,7 @@ class Inquiry:
         """Whether name servers failed, and none of them answered."""
         return bool(self._failures) and not self._answered
 
-    def ask(self, server: str) -> bytes:
+    def ask(self, server: DnsServer) -> bytes:
         """Return a new question for a name server."""
         if self._failures:
             self._again = min(self._again, time.monotonic())
@@ -122,7 +122,7 @@ class Inquiry:
         self._question = Question(self._name, self._rdtype)
         return self._question.wire
 
-    def read(self, server: str, wire: bytes) -> bool:
+    def read(self, server: DnsServer, wire: bytes) -> bool:
         """Take the answer of a name server; return whether it is one. Raise `Truncated`."""
         try:
             answer = self.heard.read(self._question, wire)
@@ -144,17 +144,17 @@ class Inquiry:
             self._end(answer)
         return answer is not None
 
-    def fail(self, server: str, why: str) -> None:
+    def fail(self, server: DnsServer, why: str) -> None:
         """Ask this name server no more: its answer is of no use."""
         self._answered = True
         self._fail(server, why)
 
-    def out_of_reach(self, server: str, error: OSError) -> None:
+    def out_of_reach(self, server: DnsServer, error: OSError) -> None:
         """Ask this name server no more: it cannot be asked."""
         self._no_room |= is_out_of_room(error)
         self._fail(server, str(error))
 
-    def _fail(self, server: str, why: str) -> None:
+    def _fail(self, server: DnsServer, why: str) -> None:
         self._failures[server] = why
         self.servers.remove(server)
         if not self.servers:
@@ -178,24 +178,53 @@ class Inquiry:
 class NameServers:
     """The name servers of `resolv_conf`, which is read again when it changes.
 
-    May be used by many threads.
+    `port`: of name servers without a port of their own.
+    `nameservers`: those to ask in place of the file's (`dns_servers.parse_server`).
+    `trust_ad`: whether they are believed to validate by DNSSEC; None as `dns_servers` says.
+
+    Text that names no name server raises `ValueError`. May be used by many threads.
     """
 
-    def __init__(self, resolv_conf: str, port: int) -> None:
+    def __init__(
+        self,
+        resolv_conf: str,
+        port: int,
+        nameservers: Sequence[str] = (),
+        trust_ad: bool | None = None,
+    ) -> None:
         self._resolv_conf = resolv_conf
         self._port = port
+        self._trust_ad = trust_ad
+        self._named = named(nameservers, port, trust_ad=trust_ad)
         self._lock = threading.Lock()
         self._watch = Watch(lambda: [resolv_conf])
-        self._addresses: list[str] = []
+        self._servers: list[DnsServer] = []
         self._heard = Heard()
 
-    def ask(self, name: dns.name.Name, rdtype: RdataType, deadline: Deadline) -> Steps[Answer]:
+    @property
+    def validating(self) -> list[DnsServer]:
+        """Those that are believed to validate."""
+        return [server for server in self._configured() if server.is_believed]
+
+    def ask(
+        self,
+        name: dns.name.Name,
+        rdtype: RdataType,
+        deadline: Deadline,
+        *,
+        validated: bool = False,
+    ) -> Steps[Answer]:
         """Return an answer: records, or that there are none.
+
+        `validated`: ask only name servers that are believed to validate.
 
         Raise `Unreachable` or `NoRoom` where that is the reason, else `NameServerError`.
         """
         answers: list[Answer | NameServerError] = []
-        yield from self.ask_each(name, (rdtype,), deadline, lambda _, one: answers.append(one))
+        servers = self.validating if validated else self._configured()
+        yield from self._ask_each(
+            servers, name, (rdtype,), deadline, lambda _, one: answers.append(one)
+        )
         (answer,) = answers
         if isinstance(answer, NameServerError):
             raise answer
@@ -213,7 +242,16 @@ class NameServers:
         `done` is called once for each type, as soon as it has got an answer or all name servers
         have failed.
         """
-        servers = self._configured()
+        yield from self._ask_each(self._configured(), name, rdtypes, deadline, done)
+
+    def _ask_each(
+        self,
+        servers: Sequence[DnsServer],
+        name: dns.name.Name,
+        rdtypes: Iterable[RdataType],
+        deadline: Deadline,
+        done: Done,
+    ) -> Steps[None]:
         share = deadline.left() / max(_TRIES, len(servers) + 1)
         inquiries = [Inquiry(name, rdtype, servers, self._heard, done) for rdtype in rdtypes]
         for server in itertools.cycle(servers):
@@ -228,7 +266,7 @@ class NameServers:
             one.give_up()
 
     def _exchange(
-        self, server: str, inquiries: list[Inquiry], share: float, deadline: Deadline
+        self, server: DnsServer, inquiries: list[Inquiry], share: float, deadline: Deadline
     ) -> Steps[None]:
         """Ask one name server, within `share` seconds over UDP and as much over TCP.
 
@@ -239,16 +277,16 @@ class NameServers:
             yield from self._over_tcp(server, cut, deadline.within(share))
 
     def _over_udp(
-        self, server: str, inquiries: list[Inquiry], deadline: Deadline
+        self, server: DnsServer, inquiries: list[Inquiry], deadline: Deadline
     ) -> Steps[Inquiry | None]:
         """Ask until each has an answer, or one of them needs TCP (returned) or another server."""
-        family = socket.AF_INET6 if ":" in server else socket.AF_INET
+        family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
         waiting = list(inquiries)
         doubtful = any(one.in_doubt for one in inquiries)
         probe = Question(dns.name.root, RdataType.SOA) if doubtful else None
         try:
             with BoundedSocket(family, socket.SOCK_DGRAM, deadline) as udp:
-                yield from udp.connect((server, self._port))
+                yield from udp.connect((server.address, server.port))
                 if probe is not None:
                     yield from udp.sendall(probe.wire)
                 for one in inquiries:
@@ -276,10 +314,10 @@ class NameServers:
                 one.out_of_reach(server, error)
         return None
 
-    def _over_tcp(self, server: str, inquiry: Inquiry, deadline: Deadline) -> Steps[None]:
+    def _over_tcp(self, server: DnsServer, inquiry: Inquiry, deadline: Deadline) -> Steps[None]:
         wire = inquiry.ask(server)
         try:
-            with (yield from connected((server, self._port), deadline)) as tcp:
+            with (yield from connected((server.address, server.port), deadline)) as tcp:
                 yield from tcp.sendall(_LENGTH.pack(len(wire)) + wire)
                 (length,) = _LENGTH.unpack((yield from _exactly(tcp, _LENGTH.size)))
                 if not inquiry.read(server, (yield from _exactly(tcp, length))):
@@ -293,26 +331,25 @@ class NameServers:
         except OSError as error:
             inquiry.out_of_reach(server, error)
 
-    def _configured(self) -> list[str]:
-        """Return the addresses that resolv.conf has now."""
+    def _configured(self) -> list[DnsServer]:
+        """Return the name servers that are asked now."""
+        if self._named:
+            return self._named
         with self._lock:
             if self._watch.changed():
-                self._addresses = self._read()
-            return list(self._addresses)
+                self._servers = self._read()
+            return self._servers
 
-    def _read(self) -> list[str]:
-        """Return the addresses in resolv.conf. As libc does, pass over what is none."""
+    def _read(self) -> list[DnsServer]:
+        """Return the name servers in resolv.conf."""
         try:
             with open(self._resolv_conf, encoding="ascii", errors="replace") as file:
-                lines = [line.split() for line in file]
+                lines = list(file)
         except OSError as error:
             text = "%s cannot be read, so 127.0.0.1 is asked: %s"
             log.warning(text, self._resolv_conf, error.strerror)
             lines = []
-        found = [line[1] for line in lines if line[:1] == ["nameserver"] and len(line) > 1]
-        addresses = [address for address in found if dns.inet.is_address(address)]
-        # resolv.conf(5): without a name server, the one on this host.
-        return list(dict.fromkeys(addresses)) or ["127.0.0.1"]
+        return configured(lines, self._port, trust_ad=self._trust_ad)
 
 
 def _exactly(tcp: BoundedSocket, size: int) -> Steps[bytes]:

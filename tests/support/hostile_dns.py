@@ -273,6 +273,33 @@ def mx(*texts: str) -> Behaviour:
     ]
 
 
+def tlsa(*data: bytes) -> Behaviour:
+    """Answer with TLSA records that have these data, right or wrong."""
+    rdatas = [dns.rdata.GenericRdata(dns.rdataclass.IN, dns.rdatatype.TLSA, one) for one in data]
+    return lambda query: [query.response([dns.rrset.from_rdata_list(query.name, TTL, rdatas)])]
+
+
+def validated(then: Behaviour) -> Behaviour:
+    """Answer like `then`, and say that it was validated by DNSSEC (AD)."""
+
+    def change(message: dns.message.Message) -> Piece:
+        message.flags |= dns.flags.AD
+        return message
+
+    return _changed(then, change)
+
+
+def with_ttl(ttl: int, then: Behaviour) -> Behaviour:
+    """Answer like `then`, with this time to live."""
+
+    def change(message: dns.message.Message) -> Piece:
+        for rrset in (*message.answer, *message.authority):
+            rrset.ttl = ttl
+        return message
+
+    return _changed(then, change)
+
+
 def by_type(**behaviours: Behaviour) -> Behaviour:
     """Behave by the type that is asked, no data for any other: `by_type(A=..., TXT=...)`."""
     return lambda query: behaviours.get(dns.rdatatype.to_text(query.type), nodata())(query)
