@@ -1,9 +1,16 @@
-"""What holds for all tests: warnings are errors, the longest files go first, requirements."""
+"""What holds for all tests: warnings are errors, the longest files go first, requirements.
+
+And the fixtures that tests of several rooms use.
+"""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.authority import Authority, trusted
+from tests.support.served import Served, serving
 
 TESTS = Path(__file__).resolve().parent
 
@@ -69,6 +76,20 @@ def pytest_terminal_summary(terminalreporter):
             f"{closed} tests need a clone, and a Python, that not only root may enter:"
             " clone to /srv instead of /root to run them"
         )
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory) -> Iterator[Authority]:
+    """An authority that the tests of a file, and the programs that they start, trust alone."""
+    with trusted(tmp_path_factory.mktemp("authority")) as authority:
+        yield authority
+
+
+@pytest.fixture
+def serve(tmp_path, caplog) -> Iterator[Callable[..., Served]]:
+    """Return what starts a socketmap server in a thread; it ends with the test."""
+    with serving(tmp_path, caplog) as start:
+        yield start
 
 
 @pytest.hookimpl(wrapper=True)

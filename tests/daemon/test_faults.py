@@ -25,7 +25,7 @@ from stsresolver.socketmap import connections
 from stsresolver.stores import sqlite
 from tests.support.missing import not_installed
 from tests.support.redis_server import RedisServer
-from tests.support.served import Served, serving, warnings
+from tests.support.served import warnings
 from tests.support.small_disk import small_disk
 from tests.support.socketmap_client import DEADLINE, Address, Client, frame, wait_for
 from tests.support.whole_daemon import (
@@ -200,12 +200,6 @@ def test_no_memory(start, world):
         resource.prlimit(daemon.pid, resource.RLIMIT_DATA, before)
     recovered(address)
     assert daemon.text.count("no new connections for now: out of memory") <= 2
-
-
-@pytest.fixture
-def serve(tmp_path, caplog) -> Iterator[Callable[..., Served]]:
-    with serving(tmp_path, caplog) as start:
-        yield start
 
 
 def test_no_memory_even_to_poll(serve, caplog):

@@ -20,15 +20,8 @@ from stsresolver.lookup.messages import MAX_MESSAGE
 from stsresolver.lookup.pool import ResolverPool
 from stsresolver.lookup.supervisor import ResolverProcess
 from tests.lookup.processes import NAMES, ROOT, Served, children, reply, sockets_to_children
-from tests.support.authority import Authority, trusted
 from tests.support.hostile_dns import NameServer, addresses, code, nodata, txt
 from tests.support.hostile_https import PolicyHost
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory) -> Iterator[Authority]:
-    with trusted(tmp_path_factory.mktemp("authority")) as authority:
-        yield authority
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from stsresolver import Cause, Failure, Found, Mode, NoPolicy, NotChanged, Policy, Resolver
-from tests.support.authority import Authority, trusted
 from tests.support.hostile_dns import (
     NameServer,
     addresses,
@@ -30,12 +29,6 @@ from tests.support.hostile_https import POLICY, Ending, Listener, PolicyHost, pa
 
 LIMIT, GRACE = 1.0, 0.5
 THREADS = 32
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory) -> Iterator[Authority]:
-    with trusted(tmp_path_factory.mktemp("authority")) as authority:
-        yield authority
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A CA that is trusted, and a handshake with a server on loopback."""
+"""A handshake with a server on loopback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from stsresolver.net.ca_store import CaStore
 from stsresolver.net.deadline import Deadline, connected
 from stsresolver.net.steps import run
 from stsresolver.net.tls import BoundedTls
-from tests.support.authority import Authority, trusted
 from tests.support.hostile_https import Listener
 
 HOST = "mta-sts.example.com"
@@ -20,13 +19,6 @@ LONG = 20.0
 MOST = 500_000
 
 Handshake = Callable[..., BoundedTls]
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory) -> Iterator[Authority]:
-    """Give the only authority that is trusted."""
-    with trusted(tmp_path_factory.mktemp("authority")) as one:
-        yield one
 
 
 @pytest.fixture

@@ -1,21 +1,13 @@
-"""Servers in threads of their own, for the tests of this room."""
+"""A server on each kind of socket, and the clock of one, for the tests of this room."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from stsresolver.socketmap import connections, server
-from tests.support.served import Served, serving
-
-
-@pytest.fixture
-def serve(tmp_path, caplog) -> Iterator[Callable[..., Served]]:
-    """Return what starts a server; it ends with the test."""
-    with serving(tmp_path, caplog) as start:
-        yield start
+from tests.support.served import Served
 
 
 @pytest.fixture(params=["tcp4", "tcp6", "unix"])
