@@ -95,7 +95,7 @@ class NameServer:
         self._lock = threading.Lock()
         self._live: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._tcp, self._udp = _bound_pair(address, port)
+        self._tcp, self._udp = bound_pair(address, port)
         self._address = self._udp.getsockname()
         self.port: int = self._address[1]
 
@@ -187,7 +187,7 @@ class NameServer:
                     self._live.discard(connection)
 
 
-def _bound_pair(address: str, port: int) -> tuple[socket.socket, socket.socket]:
+def bound_pair(address: str, port: int) -> tuple[socket.socket, socket.socket]:
     """Return a TCP listener and a UDP socket that share a port."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for attempt in range(10):
