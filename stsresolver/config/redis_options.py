@@ -3,7 +3,9 @@
 They are the keywords of redis-py's `Redis` that a configuration file can write, `url`, and our own
 `prefix`. Names of aioredis, which older files have, are mapped (`address`, `maxsize`, `timeout`,
 `create_connection_timeout`) or ignored with a warning. A part of a URL wins over an option of the
-same meaning, as in both libraries. An empty option (None) is taken for one that is left out.
+same meaning, as in both libraries. An empty option (None) is taken for one that is left out. With
+TLS, the name in the certificate is verified unless the file says otherwise; older versions of
+redis-py do not do that by themselves.
 
 `keys` parses the options of the file; the store, the doctor and `effective` take the result.
 """
@@ -288,6 +290,12 @@ def _read(
     ssl = sorted(name for name in values if name.startswith("ssl_"))
     if ssl and not values.get("ssl"):
         raise RedisOptionsError(f"{place}{ssl[0]}", "means nothing without ssl: true")
+    if values.get("ssl"):
+        verified = values.get("ssl_cert_reqs") != "none"
+        if values.setdefault("ssl_check_hostname", verified) and not verified:
+            why = "ssl_cert_reqs: none verifies nothing"
+            warnings.append(OptionWarning(f"{place}ssl_check_hostname", f"ignored, {why}"))
+            values["ssl_check_hostname"] = False
     timeout = values.pop("timeout", TIMEOUT)
     defaults = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
     if "timeout" in sources:

@@ -6,6 +6,8 @@ from stsresolver.config.redis_options import RedisOptionsError, connection_optio
 
 LOCAL = {"host": "localhost", "port": 6379}
 REST = {"db": 0, "socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+# With TLS, and nothing else said about it.
+TLS = {"ssl": True, "ssl_check_hostname": True}
 TWO = [["a.example", 26379], ["b.example", 26380]]
 
 
@@ -21,7 +23,12 @@ TWO = [["a.example", 26379], ["b.example", 26380]]
         ({"password": 1234}, LOCAL | {"password": "1234"}, "YAML reads a number"),
         ({"unix_socket_path": "/s"}, {"unix_socket_path": "/s"}, "redis-py's name of a socket"),
         ({"ssl": True, "ssl_ca_certs": "/ca.pem", "ssl_cert_reqs": "required"},
-         LOCAL | {"ssl": True, "ssl_ca_certs": "/ca.pem", "ssl_cert_reqs": "required"}, "TLS"),
+         LOCAL | TLS | {"ssl_ca_certs": "/ca.pem", "ssl_cert_reqs": "required"}, "TLS"),
+        ({"ssl": True, "ssl_check_hostname": False}, LOCAL | TLS | {"ssl_check_hostname": False},
+         "the file says that the name does not matter"),
+        ({"ssl": True, "ssl_cert_reqs": "none"},
+         LOCAL | TLS | {"ssl_cert_reqs": "none", "ssl_check_hostname": False},
+         "where nothing is verified, Python refuses to verify the name"),
         ({"socket_timeout": 1, "socket_connect_timeout": 0.5},
          LOCAL | {"socket_timeout": 1.0, "socket_connect_timeout": 0.5}, "whole numbers too"),
         ({"url": "redis://r.example"}, {"host": "r.example", "port": 6379}, "a bare URL"),
@@ -29,7 +36,7 @@ TWO = [["a.example", 26379], ["b.example", 26380]]
          {"host": "r.example", "port": 7000, "db": 3, "username": "u", "password": "p@/"},
          "a full URL, with special characters in the password"),
         ({"url": "redis://[::1]:7000/"}, {"host": "::1", "port": 7000}, "IPv6, an empty path"),
-        ({"url": "rediss://r.example"}, {"host": "r.example", "port": 6379, "ssl": True}, "TLS"),
+        ({"url": "rediss://r.example"}, {"host": "r.example", "port": 6379} | TLS, "TLS"),
         ({"url": "redis://h?socket_timeout=1.5&socket_keepalive=yes"},
          {"host": "h", "port": 6379, "socket_timeout": 1.5, "socket_keepalive": True}, "a query"),
         ({"url": "unix:///run/redis.sock?db=1"},
@@ -86,6 +93,11 @@ def test_our_own_and_the_size_of_the_pool():
         ({"encoding": "utf-8"}, "encoding: ignored, ", "both"),
         ({"address": "redis://h?encoding=utf-8"}, "encoding: ignored, ", "in a query"),
         ({"decode_responses": True}, "decode_responses: ignored, ", "redis-py's"),
+        (
+            {"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": True},
+            "ssl_check_hostname: ignored, ssl_cert_reqs: none verifies nothing",
+            "a contradiction",
+        ),
         ({"retry_on_timeout": True}, "retry_on_timeout: ignored, ", "redis-py's"),
         ({"address": "redis://h/1", "db": 2}, "db: ignored, the address says it too", "twice"),
     ],

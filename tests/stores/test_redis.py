@@ -588,6 +588,35 @@ def test_all_sentinels_are_away():
     assert why == f"no sentinel knows a master ({'; '.join(reasons)})"
 
 
+@pytest.fixture
+def tls_port(tmp_path, authority):
+    """The port of a Redis with TLS, whose certificate is not for 127.0.0.1."""
+    file, port = authority.server_file("redis.example"), free_port()
+    lines = f"tls-port {port}", f"tls-cert-file {file}", f"tls-key-file {file}"
+    ca = f"tls-ca-cert-file {authority.bundle}"
+    with contextlib.closing(RedisServer(tmp_path / "tls", *lines, ca, "tls-auth-clients no")):
+        yield port
+
+
+@pytest.mark.parametrize(
+    ("more", "works", "why"),
+    [
+        ("", False, "the name is wrong"),
+        ("ssl_check_hostname=true", False, "as said"),
+        ("ssl_check_hostname=false", True, "the file says that the name does not matter"),
+        ("ssl_cert_reqs=none", True, "the file says that nothing matters"),
+    ],
+)
+def test_the_name_in_the_certificate_counts(tls_port, authority, more, works, why):
+    url = f"rediss://127.0.0.1:{tls_port}?ssl_ca_certs={authority.bundle}&{more}"
+    with contextlib.closing(opened({"url": url})) as store:
+        if works:
+            assert store.get("example.com") is None, why
+            return
+        with pytest.raises(StoreError, match=r"certificate is not valid for '127\.0\.0\.1'"):
+            store.get("example.com")
+
+
 def test_a_sentinel_s_failover(tmp_path, prefix):
     with contextlib.ExitStack() as stack:
 

@@ -50,7 +50,13 @@ class Authority:
         self.bundle = directory / f"authority-{next(_numbers)}.pem"
         self.bundle.write_bytes(_pem(self._certificate))
 
-    def server(
+    def server(self, *names: str | x509.GeneralName, **details) -> ssl.SSLContext:
+        """Return a server's TLS context with a new certificate, as of `server_file`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.server_file(*names, **details))
+        return context
+
+    def server_file(
         self,
         *names: str | x509.GeneralName,
         common_name: str | None = None,
@@ -59,10 +65,10 @@ class Authority:
         self_signed: bool = False,
         whole_chain: bool = True,
         ballast: int = 0,
-    ) -> ssl.SSLContext:
-        """Return a server's TLS context with a new certificate for `names` (dNSName if text).
+    ) -> Path:
+        """Write a new certificate for `names` (dNSName if text) and its key to a file.
 
-        It is sent with its chain, and with so many bytes of certificates that belong to nothing.
+        Its chain follows, and `ballast` bytes of certificates that belong to nothing.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(common_name or f"test server {next(_numbers)}")
@@ -83,9 +89,7 @@ class Authority:
             serialization.NoEncryption(),
         )
         file.write_bytes(private + b"".join(map(_pem, chain)))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
+        return file
 
     def _sign(
         self,
