@@ -93,14 +93,31 @@ def test_it_has_no_descriptor_of_the_daemons(served, process, tmp_path):
     assert open_files[0].startswith("socket:")
 
 
-def test_the_service_managers_words_are_not_for_it(served, process, monkeypatch):
-    names = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS"]
-    for name in names:
-        monkeypatch.setenv(name, "1")
+# What the resolver process gets of the environment, and what it does not get.
+THEIRS = "PATH LD_LIBRARY_PATH PYTHONUTF8 LANG LC_ALL TZ RES_OPTIONS SSL_CERT_FILE SSL_CERT_DIR"
+NOT_THEIRS = (
+    "NOTIFY_SOCKET WATCHDOG_PID WATCHDOG_USEC LISTEN_PID LISTEN_FDS LISTEN_FDNAMES"
+    " AWS_SECRET_ACCESS_KEY REDIS_PASSWORD https_proxy HOME PGPASSWORD MY_PATH"
+)
+
+
+def test_its_environment_is_what_it_needs_by_name(served, process, monkeypatch):
+    given = {name: "1" for name in NOT_THEIRS.split()}
+    given |= {"LD_LIBRARY_PATH": "/nowhere", "PYTHONUTF8": "1", "LANG": "C", "LC_ALL": "C.UTF-8"}
+    given |= {"TZ": "UTC", "RES_OPTIONS": "attempts:1"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    # As this process was started, with variables of the test's own.
+    for name in os.environ:
+        if name.startswith("PYTHON") and name not in ("PYTHONPATH", "PYTHONUTF8"):
+            monkeypatch.delenv(name)
     pid = ready(process(served.settings))
-    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    assert not [one for one in environment if one.split(b"=")[0].decode() in names]
-    assert b"SSL_CERT_FILE" in {one.split(b"=")[0] for one in environment}
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().removesuffix(b"\0").split(b"\0")
+    environment = dict(pair.decode().split("=", 1) for pair in pairs)
+    ours = {"PYTHONPATH", "OPENSSL_CONF", "STSRESOLVER_OPENSSL_CONF"}
+    theirs = set(THEIRS.split())
+    assert set(environment) == theirs | ours
+    assert all(environment[name] == os.environ[name] for name in theirs)
 
 
 def test_it_imports_nothing_from_where_it_is_started(served, process, tmp_path, monkeypatch):
