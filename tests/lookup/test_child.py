@@ -102,7 +102,7 @@ NOT_THEIRS = (
 
 
 def test_its_environment_is_what_it_needs_by_name(served, process, monkeypatch):
-    given = {name: "1" for name in NOT_THEIRS.split()}
+    given = dict.fromkeys(NOT_THEIRS.split(), "1")
     given |= {"LD_LIBRARY_PATH": "/nowhere", "PYTHONUTF8": "1", "LANG": "C", "LC_ALL": "C.UTF-8"}
     given |= {"TZ": "UTC", "RES_OPTIONS": "attempts:1"}
     for name, value in given.items():
