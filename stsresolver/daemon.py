@@ -291,11 +291,11 @@ def _serve_pages(
         return
     # The extra may be missing where nobody wants metrics.
     from .monitoring.http_server import PageServer  # noqa: PLC0415
-    from .monitoring.metrics import pages  # noqa: PLC0415
+    from .monitoring.metrics import PROBES, pages  # noqa: PLC0415
 
     made = pages(service, config.cache)
     for one in sockets:
-        server = PageServer(one, made)
+        server = PageServer(one, made, PROBES)
         server.start()
         cleanup.callback(server.close)
         log.info("metrics and health at %s", listeners.name(one))

@@ -79,6 +79,10 @@ class Metrics:
         return Page(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 
+# The pages that say in a word how the daemon does.
+PROBES = ("/healthz",)
+
+
 def pages(service: Parts, cache: CacheSettings) -> Mapping[str, Callable[[], Page]]:
     """Return what is shown of a service, by path. `cache`: where it keeps policies."""
     health = Health(service.server, service.proactive, service.resolver)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cachetools
@@ -518,7 +519,8 @@ def served():
     def start(**made) -> int:
         listener = socket.create_server(("127.0.0.1", 0))
         made = {f"/{name}": make for name, make in made.items()}
-        running.append(PageServer(listener, {"/a": lambda: Page(b"text"), **made}))
+        pages = {"/a": lambda: Page(b"text"), **made}
+        running.append(PageServer(listener, pages, ("/a", "/alive")))
         running[-1].start()
         return listener.getsockname()[1]
 
@@ -577,28 +579,107 @@ def test_garbage(served, caplog, data, why):
     assert [one for one in caplog.records if one.levelno > logging.DEBUG] == []
 
 
-def refused(port: int) -> bool:
-    try:
-        return get(port, "/a")[0] == 503
-    except ConnectionError:
-        # Refused before it was read.
-        return True
+class Greedy:
+    """Connections that hold what they get, each opened anew as soon as it ends."""
+
+    def __init__(self, port: int, number: int, request: bytes) -> None:
+        self.renewed = 0
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._hold, args=(port, request)) for _ in range(number)
+        ]
+
+    def __enter__(self) -> Greedy:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _hold(self, port: int, request: bytes) -> None:
+        while not self._ended.is_set():
+            client = socket.create_connection(("127.0.0.1", port), DEADLINE)
+            with client, contextlib.suppress(ConnectionError):
+                client.sendall(request)
+                client.settimeout(0.05)
+                more = True
+                while more and not self._ended.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        more = client.recv(4096) != b""
+            self.renewed += 1
 
 
-def test_a_handful_of_connections_and_no_more(served, monkeypatch):
-    # So that only the total time ends those who dawdle.
-    monkeypatch.setattr(http_server._Handler, "timeout", 10 * DEADLINE)
-    port = served()
+GREEDY = [
+    (4, b"", "silent: one for each place that there was"),
+    (40, b"", "silent, and far more than there are places"),
+    (40, b"GET /", "in the midst of a request"),
+    (40, b"GET /a HTTP/1.0\r\nX: ", "in the midst of a field"),
+    (40, b"GET /slow HTTP/1.0\r\n\r\n", "each waits for a page that is long in the making"),
+    (40, b"GET /alive HTTP/1.0\r\n\r\n", "probes themselves"),
+]
+
+
+@pytest.mark.parametrize(("number", "request_", "why"), GREEDY, ids=[why for *_, why in GREEDY])
+def test_nobody_keeps_probes_out(served, number, request_, why):
+    over = threading.Event()
+
+    def slow() -> Page:
+        over.wait(DEADLINE)
+        return Page(b"at last")
+
+    port = served(slow=slow, alive=lambda: Page(b"alive"))
+    with Greedy(port, number, request_) as greedy:
+        wait_for(lambda: number < 40 or greedy.renewed > 2 * number, "all to be at it")
+        for _ in range(13):
+            assert get(port, "/alive") == (200, "alive"), why
+        over.set()
+
+
+def test_a_long_page_is_made_for_a_few_at_once(served):
+    over, made = threading.Event(), []
+
+    def slow() -> Page:
+        made.append(threading.get_ident())
+        over.wait(DEADLINE)
+        return Page(b"at last")
+
+    port = served(slow=slow)
+    with ThreadPoolExecutor(http_server.LONG_PAGES) as some:
+        waiting = [some.submit(get, port, "/slow") for _ in range(http_server.LONG_PAGES)]
+        wait_for(lambda: len(made) == http_server.LONG_PAGES, "some to wait for the page")
+        assert get(port, "/slow") == (503, "Others are asking for it.\n")
+        over.set()
+        assert {one.result() for one in waiting} == {(200, "at last")}
+    assert get(port, "/slow") == (200, "at last")
+
+
+def test_a_handful_of_threads_and_no_more(served):
+    before = threading.active_count()
     with contextlib.ExitStack() as stack:
-        for _ in range(http_server.PLACES):
+        port = served()
+        clients = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE))
-        wait_for(lambda: refused(port), "all places to be taken")
-        before = threading.active_count()
-        for _ in range(20):
-            assert refused(port)
-        assert threading.active_count() <= before
-        monkeypatch.setattr(http_server, "TOTAL_LIMIT", 0.0)
-        wait_for(lambda: not refused(port), "a place of those who dawdle")
+            for _ in range(10 * http_server.PLACES)
+        ]
+        # Each gives way to the next one.
+        for client in clients[: -http_server.PLACES]:
+            assert client.recv(1) == b""
+            assert threading.active_count() <= before + 1 + http_server.PLACES
+
+
+def test_a_client_that_does_not_take_its_answer_gives_way(served, monkeypatch):
+    # So that only the total time ends it.
+    monkeypatch.setattr(http_server._Handler, "timeout", 10 * DEADLINE)
+    monkeypatch.setattr(http_server, "TOTAL_LIMIT", 0.0)
+    port = served(alive=lambda: Page(b"x" * (32 << 20)))
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * http_server.PLACES):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE))
+            client.sendall(b"GET /alive HTTP/1.0\r\n\r\n")
+        assert get(port, "/a") == (200, "text")
 
 
 def test_places_are_given_back(served):
@@ -629,10 +710,10 @@ def test_close_cuts_who_is_there():
     server = PageServer(listener, {})
     server.start()
     with socket.create_connection(listener.getsockname(), DEADLINE) as client:
-        wait_for(lambda: server._open, "the connection")
+        wait_for(lambda: server._places, "the connection")
         server.close()
         assert client.recv(1) == b""
-    wait_for(lambda: not server._open, "its thread to end")
+    wait_for(lambda: not server._places, "its thread to end")
 
 
 # THE DAEMON

@@ -17,7 +17,7 @@ from stsresolver.lookup import pool
 from stsresolver.lookup.messages import FETCH, POLICY_ID, RESOLVE
 from stsresolver.lookup.supervisor import ResolverProcess
 from stsresolver.monitoring.http_server import PageServer
-from stsresolver.monitoring.metrics import pages
+from stsresolver.monitoring.metrics import PROBES, pages
 from stsresolver.mta_sts.policy import parse_policy
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.socketmap.listeners import listen_tcp
@@ -90,7 +90,7 @@ class Watched:
             self.service.proactive.start()
         listener = listen_tcp("127.0.0.1", 0, reuse_port=False)[0]
         self.port = listener.getsockname()[1]
-        self.pages = PageServer(listener, pages(self.service, config.cache))
+        self.pages = PageServer(listener, pages(self.service, config.cache), PROBES)
         self.pages.start()
         self._cleanup.callback(self.pages.close)
         self._thread = threading.Thread(target=self.server.serve_forever, daemon=True)
