@@ -30,7 +30,7 @@ def test_it_holds_our_id_and_is_removed_at_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("suffix", ["new", str(os.getpid())])
+@pytest.mark.parametrize("suffix", ["new", str(os.getpid())], ids=["new", "pid"])
 def test_what_a_killed_process_left_does_not_stop_a_start(tmp_path, suffix):
     """In a container every start has the same process id."""
     (tmp_path / f"pid.{suffix}").write_text(f"{os.getpid()}\n")

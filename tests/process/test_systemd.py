@@ -343,15 +343,15 @@ def test_without_a_manager_there_is_no_thread(monkeypatch):
 @pytest.mark.parametrize(
     ("pid", "address", "starts", "why"),
     [
-        (str(os.getpid()), True, True, "systemd has started this process"),
-        (str(os.getpid()), False, False, "a unit without Type=notify, such as one for a shell"),
+        ("ours", True, True, "systemd has started this process"),
+        ("ours", False, False, "a unit without Type=notify, such as one for a shell"),
         ("1", True, False, "systemd has started the script that has started this process"),
         (None, True, False, "start-stop-daemon without systemd"),
     ],
 )
 def test_who_starts_the_daemon_anew(path_manager, monkeypatch, pid, address, starts, why):
     if pid is not None:
-        monkeypatch.setenv("SYSTEMD_EXEC_PID", pid)
+        monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()) if pid == "ours" else pid)
     if address:
         monkeypatch.setenv("NOTIFY_SOCKET", path_manager.address)
     with ServiceManager() as told:
