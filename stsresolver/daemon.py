@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from .cache.store import StoreError
+from .config.descriptors import own_descriptors
 from .config.keys import DEFAULT_PATH, ConfigError, load
 from .config.settings import Config, LogSettings, RedisCache
 from .control.commands import Commands
@@ -227,7 +228,10 @@ def _ready(
     page_sockets = cleanup.enter_context(_listening_for_pages(config))
     control_socket = cleanup.enter_context(_listening_for_control(config))
     server = SocketmapServer(
-        sockets, workers=config.workers, shutdown_timeout=config.shutdown_timeout
+        sockets,
+        workers=config.workers,
+        shutdown_timeout=config.shutdown_timeout,
+        own_descriptors=own_descriptors(config.cache),
     )
     cleanup.callback(server.server_close)
 

@@ -56,6 +56,7 @@ def examine(
         ("CA certificates", host.ca_certificates),
         ("proxy", lambda: _proxy(config)),
         ("cache", lambda: _cache(config, user)),
+        ("open files", lambda: host.descriptors(config)),
         ("socket", lambda: host.own_socket(config)),
     ]
     status = 0

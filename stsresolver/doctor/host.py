@@ -7,6 +7,7 @@ not be opened by the daemon afterwards.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import ssl
 import struct
@@ -16,6 +17,7 @@ import dns.name
 import dns.rdatatype
 
 from ..cache.store import StoreError
+from ..config.descriptors import FEW_CONNECTIONS, own_descriptors
 from ..config.redis_options import RedisOptionsError
 from ..config.settings import Config, InternalCache, RedisCache, SqliteCache
 from ..net.ca_store import CaStore, hashed_certificates, looked_at
@@ -160,6 +162,25 @@ def _redis(settings: RedisCache) -> Finding:
     finally:
         store.close()
     return fine(f"Redis at {settings.redis.name} answers")
+
+
+def descriptors(config: Config) -> Iterator[Finding]:
+    """Look how many connections of Postfix there is room for, by the limit of this process."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        yield fine("no limit of open files")
+        return
+    own = own_descriptors(config.cache)
+    left = max(0, limit - own)
+    if left < FEW_CONNECTIONS:
+        yield warning(
+            f"a limit of {limit} open files, of which the daemon needs {own} itself, leaves"
+            f" {left} for connections of Postfix",
+            "raise the limit of the service (LimitNOFILE=, ulimit -n), or lower threads or"
+            " max_connections of the cache",
+        )
+        return
+    yield fine(f"a limit of {limit} open files leaves {left} for connections of Postfix")
 
 
 def own_socket(config: Config) -> Iterator[Finding]:

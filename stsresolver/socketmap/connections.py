@@ -5,7 +5,7 @@ not read its replies, nothing more is read from it (`conversation`). So a client
 costs its own connection and nothing else.
 
 At the limit of connections, or of descriptors, new ones stay in the backlog, and the log says so
-once.
+once. Then those that have been idle longest give way to them (`idle_limits`).
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 
+from . import idle_limits
 from .conversation import Conversation
 from .netstring import NetstringError
 from .reply_cache import ReplyCache
 
 log = logging.getLogger(__name__)
 
-# Seconds without a whole request after which a connection is closed. Postfix may keep one idle for
-# minutes, and must not find it closed sooner than after 120.
-IDLE_LIMIT = 300.0
-# Seconds after which a connection that waits is closed: the server answers far sooner.
-LOST_LIMIT = 300.0
 # Seconds without accepting after the process ran out of descriptors.
 ACCEPT_PAUSE = 1.0
+# How often connections that are idle give way, while new ones are not accepted (seconds).
+ROOM_ROUND = 0.5
 # One read takes the longest request.
 _READ = 16_384
 # The first read takes most requests, in a buffer for which Python allocates no memory.
@@ -49,17 +47,18 @@ class Connection(Conversation):
     """A client's socket and conversation.
 
     `events`: of epoll(7), for which it is polled.
-    `last`: when its last whole request came (monotonic).
+    `opened`: when it was accepted (monotonic).
+    `last`: when its last whole request came or was answered; as `opened` before the first one.
     """
 
-    __slots__ = ("events", "fd", "last", "socket")
+    __slots__ = ("events", "fd", "last", "opened", "socket")
 
     def __init__(self, client: socket.socket, now: float) -> None:
         super().__init__()
         self.socket = client
         self.fd = client.fileno()
         self.events = _IN
-        self.last = now
+        self.opened = self.last = now
 
 
 # Takes a connection, a request's bytes on the wire, its text, and the monotonic time. Returns the
@@ -73,6 +72,7 @@ class Connections:
     `wake`: a socket that ends the poll; the bytes sent to it mean nothing.
     `limit`: connections that may be open at once.
     `again`: when to call `accept`, after accepting had to stop (monotonic).
+    `crowded`: when to call `make_room` (monotonic).
     `accepted`: connections so far.
     """
 
@@ -86,6 +86,7 @@ class Connections:
     ) -> None:
         self.limit = limit
         self.again = math.inf
+        self.crowded = math.inf
         self.accepted = 0
         self._wake = wake
         self._cache = cache
@@ -199,15 +200,40 @@ class Connections:
             self.accept()
 
     def close_idle(self, now: float) -> None:
-        """Close what asked nothing for `IDLE_LIMIT` seconds, or waits for `LOST_LIMIT`."""
+        """Close what has been idle for long."""
         for connection in list(self._open.values()):
-            if now >= connection.last + (LOST_LIMIT if connection.waiting else IDLE_LIMIT):
+            if now >= idle_limits.ends_at(connection.last, waiting=connection.waiting):
                 log.debug("connection %d is closed: idle", connection.fd)
                 self.close(connection)
 
+    def make_room(self, now: float) -> None:
+        """Let the connections that have been idle longest give way to new ones, if some wait."""
+        self.crowded = now + ROOM_ROUND
+        backlog = select.poll()
+        for fd in self._listeners:
+            backlog.register(fd, select.POLLIN)
+        waiting = backlog.poll(0)
+        if not waiting:
+            return
+        idle = [one for one in self._open.values() if now >= _gives_way_at(one)]
+        if not idle:
+            # Nothing can be idle for long enough before.
+            earliest = min(map(_gives_way_at, self._open.values()), default=now)
+            self.crowded = min(max(earliest, self.crowded), now + idle_limits.CROWDED_LIMIT)
+        # The one that has been idle longest comes last; of several, the one that came first.
+        idle.sort(key=lambda one: one.last)
+        idle.reverse()
+        while idle and waiting:
+            for fd, _ in waiting[: len(idle)]:
+                connection = idle.pop()
+                log.debug("connection %d is closed: idle, and others wait", connection.fd)
+                self.close(connection)
+                self._accept_from(self._listeners[fd], now)
+            waiting = backlog.poll(0)
+
     def accept(self) -> None:
         """Accept new connections from now on."""
-        self.again = math.inf
+        self.again = self.crowded = math.inf
         if not self._accepting and not self._draining:
             for fd in self._listeners:
                 self._poll.register(fd, _IN)
@@ -220,7 +246,7 @@ class Connections:
         for listener in self._listeners.values():
             self._accept_from(listener, now)
         self._refuse()
-        self.again = math.inf
+        self.again = self.crowded = math.inf
         self._draining = True
         for listener in self._listeners.values():
             listener.close()
@@ -337,6 +363,7 @@ class Connections:
             for fd in self._listeners:
                 self._poll.unregister(fd)
             self._accepting = False
+            self.crowded = time.monotonic() + ROOM_ROUND
 
     def _accept_from(self, listener: socket.socket, now: float) -> None:
         while len(self._open) < self.limit:
@@ -376,3 +403,8 @@ class Connections:
         if not self._refused:
             log.warning("no new connections for now: %s", why)
         self._refused = True
+
+
+def _gives_way_at(connection: Connection) -> float:
+    opened, last = connection.opened, connection.last
+    return idle_limits.gives_way_at(opened, last, waiting=connection.waiting)

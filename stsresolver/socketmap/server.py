@@ -44,8 +44,6 @@ IDLE_ROUND = 60.0
 HIRE_PAUSE = 0.5
 # Seconds without serving after there was no memory even to poll; others may free some.
 MEMORY_PAUSE = 0.1
-# Descriptors left for stores, files and logs.
-_SPARE_DESCRIPTORS = 64
 # Few, but some, when the limit of descriptors leaves none.
 _MIN_CONNECTIONS = 16
 
@@ -131,6 +129,7 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
 
     `workers`: threads for jobs that may block; may be changed at any time.
     `shutdown_timeout`: seconds that requests under way have to end after `stop`; may be changed.
+    `own_descriptors`: how many of the process's are not for connections.
     `after_turn`: called on the serving thread after each turn in which requests were looked up.
     `seconds`: how long the requests took whose reply was not cached.
     """
@@ -146,6 +145,7 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         *,
         workers: int,
         shutdown_timeout: float = 20.0,
+        own_descriptors: int = 80,
     ) -> None:
         super().__init__("", JobHandler)
         self.workers = workers
@@ -161,7 +161,7 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        limit = max(_MIN_CONNECTIONS, _descriptors() - _SPARE_DESCRIPTORS)
+        limit = max(_MIN_CONNECTIONS, _descriptors() - own_descriptors)
         self._connections = Connections(listeners, self._wake_in, self._cache, self._ask, limit)
         # Requests that wait for a reply, the oldest first; some are answered already.
         self._waiting: collections.deque[Request] = collections.deque()
@@ -439,7 +439,8 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
 
     def _due(self, now: float) -> float:
         """Return the monotonic time at which `_see_to_time` has something to do."""
-        due = min(self._idle_round, self._connections.again, self._drain_until)
+        due = min(self._idle_round, self._drain_until)
+        due = min(due, self._connections.again, self._connections.crowded)
         if self._waiting:
             due = min(due, self._waiting[0].since + ANSWER_LIMIT)
         if (self._queue or self._behind) and now < self._hire_again:
@@ -447,7 +448,7 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         return due
 
     def _see_to_time(self, now: float) -> None:
-        """Do what is due: overdue answers, accepting, idle connections."""
+        """Answer what is overdue, accept again, and end idle connections, where that is due."""
         while self._waiting and now >= self._waiting[0].since + ANSWER_LIMIT:
             request = self._waiting.popleft()
             if not request.answered:
@@ -456,6 +457,8 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
                 self._answer_cached(request)
         if now >= self._connections.again:
             self._connections.accept()
+        if now >= self._connections.crowded:
+            self._connections.make_room(now)
         if now >= self._idle_round:
             self._idle_round = now + IDLE_ROUND
             self._connections.close_idle(now)

@@ -597,6 +597,16 @@ def test_limit_of_open_files_is_raised(start):
     assert daemon.stop() == 0
 
 
+@pytest.mark.requirement("WIRE-12")
+def test_workers_take_no_place_of_connections(start):
+    shell = ["/bin/sh", "-c", 'ulimit -n 400; exec "$@"', "sh", *DAEMON]
+    daemon = start("port: 0\nworkers: 4096\n", program=shell)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(daemon.client()) for _ in range(300)]
+        assert {client.ask(NO_LOOKUP) for client in clients} == {b"NOTFOUND "}
+    assert daemon.stop() == 0
+
+
 def test_idle_daemon_rests(start):
     daemon = start()
     with daemon.client() as first, daemon.client() as second:

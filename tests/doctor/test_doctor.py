@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import re
+import resource
 import socket
 import sqlite3
 import tempfile
@@ -630,6 +631,22 @@ def test_daemons_on_one_port_are_counted(address, family, others, monkeypatch):
         assert found[1].text.startswith(f"{1 + others} processes listen on {address} port {port}")
 
 
+@pytest.mark.parametrize(
+    ("limit", "threads", "level", "words", "why"),
+    [
+        (65536, 4, OK, "a limit of 65536 open files leaves 65448 for", "as in the unit"),
+        (1024, 4, OK, "leaves 936 for connections of Postfix", "as in a shell"),
+        (1024, 400, WARNING, "the daemon needs 880 itself, leaves 144 for", "a large pool"),
+        (64, 4, WARNING, "leaves 0 for connections of Postfix", "hardly any"),
+        (resource.RLIM_INFINITY, 4, OK, "no limit of open files", "none"),
+    ],
+)
+def test_descriptors(limit, threads, level, words, why, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (min(limit, 64), limit))
+    (found,) = host.descriptors(Config(cache=SqliteCache("file", threads=threads)))
+    assert (found.level, words in found.text) == (level, True), why
+
+
 def test_own_socket_that_is_not_there(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -729,7 +746,8 @@ def alone(only, tmp_path, monkeypatch, bundle):
     monkeypatch.setenv("SSL_CERT_DIR", "/none")
 
 
-def test_all_is_well(alone, capsys, resolv_conf, bundle):
+def test_all_is_well(alone, capsys, resolv_conf, bundle, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     with NameServer(otherwise=root_soa()) as server, Answering(listener, b"9:NOTFOUND ,"):
@@ -743,6 +761,7 @@ def test_all_is_well(alone, capsys, resolv_conf, bundle):
         " does\n"
         f"OK       CA certificates: 1 in {bundle}\n"
         "OK       cache: in memory; empty after each start (choose sqlite or redis to keep it)\n"
+        "OK       open files: a limit of 1024 open files leaves 944 for connections of Postfix\n"
         f"OK       socket: answers on 127.0.0.1 port {port}\n"
         "warning  Postfix: there is no postconf; remedy: look at it on the host that Postfix runs"
         " on\n"
@@ -765,7 +784,7 @@ def test_a_problem_is_the_exit_status(alone, capsys, resolv_conf):
     assert "\x1b" not in output
     assert "warning  configuration: t\\xfcr: " in output
     assert "problem  cache: there is no user nobody-of-this-name; remedy: " in output
-    assert len(output.splitlines()) == 8, "one line a finding"
+    assert len(output.splitlines()) == 9, "one line a finding"
 
 
 def test_a_wrong_configuration_is_that_of_the_daemon(capsys, tmp_path):

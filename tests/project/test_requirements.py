@@ -21,7 +21,7 @@ from stsresolver.mta_sts.results import Cause
 from stsresolver.net import file_changes
 from stsresolver.net.ca_store import CaStore
 from stsresolver.policies.in_force import InForce
-from stsresolver.socketmap import connections, server
+from stsresolver.socketmap import idle_limits, server
 from stsresolver.socketmap.answer import Answers
 from stsresolver.socketmap.listeners import listen_tcp, listen_unix
 from stsresolver.socketmap.netstring import MAX_REPLY, cut
@@ -62,7 +62,7 @@ def test_administrators_are_told_that_dane_is_overridden():
 @pytest.mark.requirement("WIRE-11")
 def test_idle_connection_outlives_postfix_looking_at_its_timers():
     """smtp(8) looks at them between deliveries only, and may be quiet for minutes."""
-    assert connections.IDLE_LIMIT >= 120
+    assert idle_limits.CROWDED_LIMIT >= 120
 
 
 @pytest.mark.requirement("WIRE-8")

@@ -18,11 +18,11 @@ from collections.abc import Callable
 import pytest
 
 from stsresolver.config.keys import Zone
-from stsresolver.socketmap import connections, conversation, server
+from stsresolver.socketmap import connections, conversation, idle_limits, server
 from stsresolver.socketmap.answer import Answers
 from stsresolver.socketmap.netstring import MAX_REPLY, MAX_REQUEST
 from stsresolver.socketmap.reply_cache import Reply
-from tests.support.served import Source, reply, warnings
+from tests.support.served import Served, Source, reply, warnings
 from tests.support.socketmap_client import DEADLINE, Client, cpu_seconds, frame, wait_for
 
 # FRAMES
@@ -321,7 +321,7 @@ def test_idle_connections_cost_no_thread(serve):
 
 @pytest.mark.requirement("WIRE-11")
 def test_idle_connections_are_closed(serve, monkeypatch):
-    monkeypatch.setattr(connections, "IDLE_LIMIT", 0.3)
+    monkeypatch.setattr(idle_limits, "IDLE_LIMIT", 0.3)
     monkeypatch.setattr(server, "IDLE_ROUND", 0.05)
     served = serve()
     with (
@@ -353,12 +353,12 @@ def test_idle_connections_are_closed(serve, monkeypatch):
 @pytest.mark.requirement("WIRE-11")
 def test_connection_is_not_idle_after_a_long_lookup(serve, clock, monkeypatch):
     monkeypatch.setattr(server, "ANSWER_LIMIT", math.inf)
-    monkeypatch.setattr(connections, "LOST_LIMIT", math.inf)
+    monkeypatch.setattr(idle_limits, "LOST_LIMIT", math.inf)
     served = serve()
     with served.client() as client, served.client() as idle:
         client.send(frame(b"zone held a"))
         wait_for(served.source.held(1), "the lookup")
-        clock.later(connections.IDLE_LIMIT)
+        clock.later(idle_limits.IDLE_LIMIT)
         served.source.release()
         assert client.reply() == b"LATER zone held a"
         clock.later(server.IDLE_ROUND)
@@ -372,7 +372,7 @@ def test_asking_connection_is_not_idle(serve, clock):
     served = serve()
     with served.client() as constant, served.client() as later, served.client() as idle:
         for _ in range(5):
-            clock.later(connections.IDLE_LIMIT / 2)
+            clock.later(idle_limits.IDLE_LIMIT / 2)
             assert constant.ask(b"zone constant a") == b"CONSTANT zone constant a"
             assert later.ask(b"zone later a") == b"LATER zone later a"
         assert idle.is_closed()
@@ -420,6 +420,86 @@ def test_connection_limit(serve, caplog):
             assert served.is_at_rest()
         served.has_connections(3)
     assert warnings(caplog) == ["no new connections for now: 3 are open, the limit"]
+
+
+@pytest.fixture
+def crowded(serve, clock) -> Served:
+    """A server that takes three connections at once."""
+    served = serve(run=False)
+    served.server._connections.limit = 3
+    served.start()
+    return served
+
+
+def look(served, clock) -> None:
+    """Let the server look whose place it can give to others."""
+    looked = threading.Event()
+    served.server.soon(lambda: served.server._connections.make_room(clock.monotonic()))
+    served.server.soon(looked.set)
+    assert looked.wait(DEADLINE)
+
+
+@pytest.mark.parametrize("sent", [b"", b"9:zone now", frame(b"zone now a")[:-1]])
+def test_clients_that_never_ask_keep_nobody_out(crowded, sent, clock):
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(crowded.client()) for _ in range(3)]
+        for client in silent:
+            client.send(sent)
+        crowded.has_connections(3)
+        postfix = stack.enter_context(crowded.client())
+        postfix.send(frame(b"zone now a"))
+        look(crowded, clock)
+        assert postfix.has_nothing_to_read(), "they have two seconds"
+        clock.later(idle_limits.SILENT_LIMIT)
+        look(crowded, clock)
+        assert postfix.reply() == b"NOW zone now a"
+        assert silent[0].is_closed(), "the first"
+        look(crowded, clock)
+        assert silent[1].has_nothing_to_read(), "nobody waits for its place"
+
+
+@pytest.mark.requirement("WIRE-11")
+def test_the_one_that_is_idle_longest_gives_way(crowded, clock, monkeypatch):
+    monkeypatch.setattr(server, "ANSWER_LIMIT", math.inf)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(crowded.client()) for _ in range(3)]
+        for number in (1, 0, 2):
+            assert clients[number].ask(b"zone now a") == b"NOW zone now a"
+        clock.later(idle_limits.CROWDED_LIMIT - 60)
+        assert clients[2].ask(b"zone now a") == b"NOW zone now a", "used since"
+        clients[1].send(frame(b"zone held a"))
+        wait_for(crowded.source.held(1), "the lookup")
+        late = stack.enter_context(crowded.client())
+        late.send(frame(b"zone now b"))
+        look(crowded, clock)
+        assert late.has_nothing_to_read(), "none of them has been idle for 120 s"
+        clock.later(70)
+        look(crowded, clock)
+        assert late.reply() == b"NOW zone now b"
+        assert clients[0].is_closed()
+        crowded.source.release()
+        assert clients[1].reply() == b"LATER zone held a", "it waited, and so was not idle"
+        assert clients[2].ask(b"zone now a") == b"NOW zone now a"
+
+
+def test_more_half_open_clients_than_places(serve, clock):
+    """Each opens another connection as soon as it has lost one, and others get through."""
+    served = serve(run=False)
+    served.server._connections.limit = 136
+    served.start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * 136):
+            stack.enter_context(served.client()).send(b"9:zone")
+        served.has_connections(136)
+        postfix = stack.enter_context(served.client())
+        postfix.send(frame(b"zone now a"))
+        for _ in range(2):
+            before = served.server._connections.accepted
+            clock.later(idle_limits.SILENT_LIMIT)
+            # It wakes the server, which then looks by itself.
+            served.server.soon(lambda: None)
+            wait_for(lambda last=before: served.server._connections.accepted > last, "others")
+        assert postfix.reply() == b"NOW zone now a"
 
 
 OUT_OF_DESCRIPTORS = """
