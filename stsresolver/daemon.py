@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import socket
-import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -381,14 +380,11 @@ def _listening_for_control(config: Config) -> Iterator[socket.socket | None]:
         yield None
         return
     path = config.control.path
-    # A daemon that this one takes over from may still listen there: the newest is asked.
-    with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            os.unlink(path)
     with contextlib.ExitStack() as cleanup:
         listener = None
         try:
-            listener = cleanup.enter_context(_unix(path, MODE))
+            # A daemon that this one takes over from may still listen there: the newest is asked.
+            listener = cleanup.enter_context(_unix(path, MODE, replace=True))
             cleanup.enter_context(listener)
         except listeners.ListenError as error:
             log.warning("no control socket: %s", error)
@@ -396,10 +392,12 @@ def _listening_for_control(config: Config) -> Iterator[socket.socket | None]:
 
 
 @contextlib.contextmanager
-def _unix(path: str, mode: int | None, uid: int = -1, gid: int = -1) -> Iterator[socket.socket]:
+def _unix(
+    path: str, mode: int | None, uid: int = -1, gid: int = -1, *, replace: bool = False
+) -> Iterator[socket.socket]:
     """Listen on a UNIX socket, and remove its file at the end."""
-    listener = listeners.listen_unix(path, mode, uid, gid)
-    ours = stamp(path)
+    listener = listeners.listen_unix(path, mode, uid, gid, replace=replace)
+    ours = stamp(path, follow=False)
     try:
         yield listener
     finally:

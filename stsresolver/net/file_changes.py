@@ -13,10 +13,13 @@ PAUSE = 0.1
 Stamp = tuple[int, int, int] | None
 
 
-def stamp(path: str) -> Stamp:
-    """Return what is different after a file, or an entry of a directory, has changed."""
+def stamp(path: str, *, follow: bool = True) -> Stamp:
+    """Return what is different after a file, or an entry of a directory, has changed.
+
+    `follow`: whether a link counts for the file that it names.
+    """
     try:
-        status = os.stat(path)
+        status = os.stat(path, follow_symlinks=follow)
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns

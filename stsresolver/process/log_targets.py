@@ -16,6 +16,7 @@ import time
 from typing import Protocol
 
 from ..config.settings import LogSettings
+from ..net.symlinks import open_file
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,9 @@ class StandardError:
 class File:
     """The file at `path`, which is made if need be and appended to.
 
-    Raises `OSError` where it cannot be opened. A file that was moved away, as by logrotate, is
-    opened anew; until that can be done the lines go on to the moved one.
+    Raises `OSError` where it cannot be opened, as for a link that root must not follow
+    (`net.symlinks`). A file that was moved away, as by logrotate, is opened anew; until that can be
+    done the lines go on to the moved one.
     """
 
     def __init__(self, path: str) -> None:
@@ -173,4 +175,4 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def _append(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    return open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

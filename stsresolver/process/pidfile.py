@@ -5,7 +5,7 @@ So a file that no process has locked was left by a process that is gone. So was 
 which only the holder of the lock on `PATH` makes: neither keeps a daemon from starting.
 
 Root may write the file into a directory that belongs to a less privileged user. No link in the
-place of either file is followed.
+place of either file is followed, nor on the way to them (`net.symlinks`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
+
+from ..net import symlinks
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ def pidfile(path: str) -> Iterator[None]:
     """
     path = os.path.abspath(path)
     try:
+        with symlinks.place(path, follow=False) as at:
+            symlinks.check_way(at)
         held = _take(path)
     except PidfileError:
         raise

@@ -11,9 +11,11 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from ..net import symlinks
 from ..net.file_changes import Stamp, stamp
 
 log = logging.getLogger(__name__)
@@ -82,31 +84,36 @@ def _is_taken(family: int, address: Any) -> bool:
     return False
 
 
-def listen_unix(path: str, mode: int | None, uid: int = -1, gid: int = -1) -> socket.socket:
+def listen_unix(
+    path: str, mode: int | None, uid: int = -1, gid: int = -1, *, replace: bool = False
+) -> socket.socket:
     """Listen on a UNIX socket at `path` with file mode `mode`, None for what the umask leaves.
 
-    `uid`, `gid`: whose the file is to be, -1 for ours. A socket that nobody listens on any more is
-    replaced. One that a process listens on, and any other kind of file, is an error.
+    `uid`, `gid`: whose the file is to be, -1 for ours.
+    `replace`: whether to take the place of a socket that a process listens on.
+
+    A socket that nobody listens on any more is replaced. Any other kind of file is an error, and so
+    is, as root, a directory that others could replace by a link (`net.symlinks`).
     """
     try:
-        _remove_stale(path)
-        listener = socket.socket(socket.AF_UNIX)
-        try:
-            # Nobody may connect before the file has its mode.
-            umask = os.umask(0o177) if mode is not None else None
+        with symlinks.place(path, follow=False) as at:
+            symlinks.check_way(at)
+            _remove_old(path, at, replace)
+            listener = socket.socket(socket.AF_UNIX)
             try:
-                listener.bind(path)
-            finally:
-                if umask is not None:
-                    os.umask(umask)
-            if (uid, gid) != (-1, -1):
-                os.chown(path, uid, gid)
-            if mode is not None:
-                os.chmod(path, mode)
-            listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
+                # The file has its mode from the start.
+                umask = os.umask(0o777 & ~mode) if mode is not None else None
+                try:
+                    listener.bind(path)
+                finally:
+                    if umask is not None:
+                        os.umask(umask)
+                if (uid, gid) != (-1, -1):
+                    _give(at, uid, gid)
+                listener.listen(BACKLOG)
+            except OSError:
+                listener.close()
+                raise
     except ListenError:
         raise
     except OSError as error:
@@ -145,7 +152,7 @@ def take_over(descriptors: Iterable[int]) -> list[socket.socket]:
 
 def remove_unix(path: str, ours: Stamp) -> None:
     """Remove the socket at `path`, if it still is the one that had the stamp `ours`."""
-    if ours is not None and stamp(path) == ours:
+    if ours is not None and stamp(path, follow=False) == ours:
         os.unlink(path)
 
 
@@ -158,21 +165,51 @@ def name(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _remove_stale(path: str) -> None:
+def _give(at: symlinks.Place, uid: int, gid: int) -> None:
+    """Give the socket that we have just made to a user and a group."""
+    with _held(at) as held:
+        status = os.fstat(held)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "another process has put another file in its place")
+        os.chown(_name_of(held), uid, gid)
+
+
+def _remove_old(path: str, at: symlinks.Place, replace: bool) -> None:
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ListenError(f"{path}: a file that is no socket is there already")
+        with _held(at) as held:
+            if not stat.S_ISSOCK(os.fstat(held).st_mode):
+                raise ListenError(f"{path}: a file that is no socket is there already")
+            if not replace and _is_alive(held):
+                raise ListenError(f"{path}: another process listens there already")
     except FileNotFoundError:
         return
+    os.unlink(at.name, dir_fd=at.directory)
+
+
+def _is_alive(held: int) -> bool:
+    """Say whether a process listens on a socket file."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
         try:
-            probe.connect(path)
+            probe.connect(_name_of(held))
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return False
         except OSError as error:
             # A full backlog or a missing permission: another process does listen.
-            if error.errno == errno.ENOENT:
-                return
-    raise ListenError(f"{path}: another process listens there already")
+            log.debug("a socket that does not answer: %s", error)
+    return True
+
+
+@contextmanager
+def _held(at: symlinks.Place) -> Iterator[int]:
+    """Give a descriptor of a file, whatever another process puts in its place meanwhile."""
+    held = os.open(at.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=at.directory)
+    try:
+        yield held
+    finally:
+        os.close(held)
+
+
+def _name_of(held: int) -> str:
+    """Return a name that leads to an open file, for calls that take no descriptor (proc(5))."""
+    return f"/proc/self/fd/{held}"

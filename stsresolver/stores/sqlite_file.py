@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..cache.store import StoreError
+from ..net import symlinks
 
 # The sentence for the administrator, by sqlite's primary result code.
 _SENTENCES = {
@@ -71,6 +72,7 @@ class Database:
         self._version = version
         self._migrate = migrate
         self._adopted = adopted
+        self._real = self._without_links()
         self._lock = threading.Lock()
         self._free = threads
         self._waiting: deque[threading.Lock] = deque()
@@ -174,6 +176,18 @@ class Database:
             return None
         return status.st_dev, status.st_ino
 
+    def _without_links(self) -> str | None:
+        """Return the name that sqlite has to open, None where links do not matter."""
+        try:
+            with symlinks.place(self.path) as at:
+                symlinks.check_way(at)
+                return at.path if at.shared else None
+        except symlinks.LinkError as error:
+            raise StoreError(f"{self.path}: {error.strerror}") from error
+        except OSError:
+            # sqlite says why.
+            return None
+
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self.path,
@@ -185,6 +199,11 @@ class Database:
         try:
             # So that text that is not UTF-8 is a matter of its row and not of the statement.
             connection.text_factory = bytes
+            if self._real is not None:
+                # sqlite follows a link in its place, but none in that of its further files.
+                (_, _, opened) = connection.execute("PRAGMA database_list").fetchone()
+                if os.fsdecode(opened) != self._real:
+                    raise StoreError(f"{self.path}: a link was put in its place")
             if self._look(connection) < self._version:
                 self._update(connection)
             self._use_wal(connection)

@@ -1038,8 +1038,10 @@ def test_log_that_nobody_reads_stops_nobody(start, tmp_path):
 @gives_up_root
 def test_user_and_group(start, open_to_all):
     nobody, group = pwd.getpwnam("nobody"), grp.getgrnam("daemon").gr_gid
-    os.chown(open_to_all, nobody.pw_uid, -1)
-    path, pidfile, log = (open_to_all / name for name in ("socket", "pid", "log"))
+    directory = open_to_all / "nobody"
+    directory.mkdir()
+    os.chown(directory, nobody.pw_uid, -1)
+    path, pidfile, log = (directory / name for name in ("socket", "pid", "log"))
     daemon = start(f"path: {path}\n", "-u", "nobody", "-g", "daemon", "-p", pidfile, "-l", log)
     [address] = daemon.addresses(log)
     with Client(address) as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
 import socket
 import stat
 from collections.abc import Iterator
@@ -211,16 +212,15 @@ def test_mode(closing, path, mode):
     assert stat.S_IMODE(os.stat(path).st_mode) == mode
 
 
-def test_nobody_else_may_connect_before_the_socket_has_its_mode(closing, path, monkeypatch):
-    chmod = os.chmod
+def test_the_socket_has_its_mode_from_the_start(closing, path, monkeypatch):
+    bind = socket.socket.bind
 
-    def checked(path: str, mode: int) -> None:
-        assert stat.S_IMODE(os.stat(path).st_mode) & 0o077 == 0
-        chmod(path, mode)
+    def checked(self: socket.socket, path: str) -> None:
+        bind(self, path)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
 
-    monkeypatch.setattr(os, "chmod", checked)
-    closing.enter_context(listen_unix(path, 0o660))
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
+    monkeypatch.setattr(socket.socket, "bind", checked)
+    closing.enter_context(listen_unix(path, 0o640))
 
 
 def test_mode_is_what_the_umask_leaves(closing, path):
@@ -230,6 +230,25 @@ def test_mode_is_what_the_umask_leaves(closing, path):
     finally:
         os.umask(umask)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o750
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
+def test_owner(closing, path):
+    nobody = pwd.getpwnam("nobody")
+    closing.enter_context(listen_unix(path, 0o660, nobody.pw_uid, nobody.pw_gid))
+    status = os.stat(path)
+    assert (status.st_uid, status.st_gid) == (nobody.pw_uid, nobody.pw_gid)
+    assert stat.S_IMODE(status.st_mode) == 0o660
+
+
+def test_living_socket_is_replaced_if_that_is_asked_for(closing, path):
+    closing.enter_context(listen_unix(path, None))
+    listener = closing.enter_context(listen_unix(path, None, replace=True))
+    assert connects(listener)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        listener.settimeout(10)
+        listener.accept()[0].close()
 
 
 def test_stale_socket_is_replaced(closing, path):
