@@ -441,6 +441,51 @@ def test_wrong_setting(host, settings, status, says):
     check_status(host, DOWN)
 
 
+@gives_up_root
+@pytest.mark.parametrize("setting", ["PIDFILE", "RUNDIR", "STATEDIR"])
+@pytest.mark.parametrize("below", ["", "below/"])
+def test_directory_that_others_may_write_to(host, setting, below):
+    """Root would follow a link there."""
+    directory = host.root / "shared"
+    (directory / below).mkdir(parents=True)
+    os.chown(directory, pwd.getpwnam("nobody").pw_uid, -1)
+    path = directory / f"{below}name"
+    path.symlink_to(host.root / "elsewhere")
+    host.set(**{setting: str(path)})
+    assert host("start") == (
+        6,
+        f"mta-sts-daemon: not only root may write to the directory of {path}: see {setting} in"
+        f" {host.defaults}\n",
+    )
+    assert os.listdir(directory / below) == ["name"]
+    assert not (host.root / "elsewhere").exists()
+
+
+@gives_up_root
+@pytest.mark.parametrize("there", [True, False])
+def test_link_in_the_place_of_the_log(host, there):
+    """Others may write to the directory of the log, as on Ubuntu; no link there is followed."""
+    secret = host.root / "secret"
+    if there:
+        secret.write_text("secret")
+        secret.chmod(0o600)
+    os.chown(host.log.parent, pwd.getpwnam("nobody").pw_uid, -1)
+    host.log.symlink_to(secret)
+    status, text = host("start")
+    assert status == 1
+    assert f"mta-sts-daemon: {host.log}: cannot be written: {host.log} is a link, and " in text
+    check_status(host, DOWN)
+    assert secret.exists() == there
+    if there:
+        assert (secret.read_text(), secret.stat().st_uid) == ("secret", 0)
+        assert secret.stat().st_mode & 0o777 == 0o600
+    host.log.unlink()
+    assert host("start")[0] == 0
+    assert host.log.stat().st_uid == pwd.getpwnam("nobody").pw_uid
+    assert host.log.stat().st_mode & 0o777 == 0o640
+    assert host("stop")[0] == 0
+
+
 @pytest.mark.parametrize("arguments", [[], ["started"], ["start", "now"], [""], ["process"]])
 def test_wrong_arguments(host, arguments):
     status, text = host(*arguments)

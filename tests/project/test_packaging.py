@@ -5,8 +5,10 @@ They are built from a copy of the checkout, with what the package index has, or 
 
 from __future__ import annotations
 
+import grp
 import importlib.util
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -420,6 +422,44 @@ def test_refused_with_nothing_changed(host, arguments, status, sentence, why):
     assert files(host.root) == before
 
 
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives directories away")
+
+
+@as_root
+@pytest.mark.parametrize("name", ["etc", "etc/default", "etc/systemd/system", ""])
+@pytest.mark.parametrize("how", ["owner", "group", "everybody"])
+def test_root_writes_only_where_nobody_else_does(host, name, how):
+    """Or a link there would have it write elsewhere."""
+    directory = host.root / name
+    directory.mkdir(parents=True, exist_ok=True)
+    before = files(host.root)
+    if how == "owner":
+        os.chown(directory, pwd.getpwnam("nobody").pw_uid, -1)
+    elif how == "group":
+        os.chown(directory, -1, grp.getgrnam("adm").gr_gid)
+        directory.chmod(0o2775)
+    else:
+        directory.chmod(0o777)
+    for action in ("systemd", "init", "remove"):
+        status, said = host(action)
+        assert status == 1
+        assert "nothing was done: others than root may write to " in said
+    assert files(host.root) == before
+
+
+@as_root
+def test_root_makes_no_link_where_others_may_write(tmp_path):
+    host = Host(tmp_path, "/opt/stsresolver/bin/mta-sts-daemon")
+    local = tmp_path / "usr/local"
+    local.mkdir(parents=True)
+    os.chown(local, -1, grp.getgrnam("adm").gr_gid)
+    local.chmod(0o2775)
+    status, said = host("--daemon", host.daemon, "systemd")
+    assert status == 0
+    assert f"left {local}/bin/mta-sts-daemon as it is: others than root may write" in said
+    assert list(local.iterdir()) == []
+
+
 def test_removing_what_is_not_there(host):
     assert host("remove")[0] == 0
     assert files(host.root) == host.empty
@@ -435,7 +475,7 @@ for directory in etc var usr/local; do
         -o "lowerdir=/$directory,upperdir=$SCRATCH/$directory,workdir=$SCRATCH/work/$directory" ||
         { echo "no overlay"; exit 0; }
 done
-mount -t tmpfs none /run
+mount -t tmpfs -o mode=755 none /run
 ip link set lo up
 service=$VENV/share/stsresolver/install-service
 daemons() {
