@@ -1,11 +1,11 @@
 """One client's side of the socketmap protocol, without its socket.
 
-Bytes come in, whole requests go out to a function that replies or says that the reply comes later,
-and bytes to send are kept until they are sent. Pure: no I/O, no lock, no clock.
+It collects the bytes that come, and hands each whole request to a function. This function returns
+the reply, or says that the reply comes later. Replies are kept until they are sent. Pure: no I/O,
+no lock, no clock.
 
-A client has at most one request outstanding. Until it is answered, and while `UNSENT_LIMIT` bytes
-of replies wait to be sent, its further requests wait too. So pipelined requests are answered in
-their order.
+A client has at most one request outstanding. Its further requests wait until that one is answered,
+and while `UNSENT_LIMIT` bytes of replies are unsent. So pipelined requests are answered in order.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Conversation:
     def answer(self, ask: Ask) -> bool:
         """Have `ask` reply to the whole requests, up to the first whose reply comes later.
 
-        Return whether further requests wait until what is unsent is sent. Raise `NetstringError`
-        for bytes that are no netstring: the replies before them are kept, and it is the end.
+        Return whether further requests wait for unsent replies. Raise `NetstringError` for bytes
+        that are no netstring. Replies to the requests before them are kept, and the conversation
+        ends.
         """
         received, start = self.received, 0
         replies: list[bytes] = []

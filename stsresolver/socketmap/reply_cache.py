@@ -1,9 +1,9 @@
 """Reply cache: repeats a reply until it expires.
 
 It maps the bytes of a request on the wire to the bytes of its reply, each until a monotonic time.
-It is bounded in number and in bytes. There are two tables: when the newer one is full, it takes the
-place of the older one. A reply that is asked for again moves to the newer table, so that replies in
-use stay.
+It is bounded in number and in bytes, by two tables. When the newer table is full, the older one is
+dropped, the newer one becomes the older one, and an empty one follows. A reply from the older table
+is copied to the newer one. So replies that are asked for stay, and others go.
 
 Not thread-safe: the serving thread alone reads and writes it, so it needs no lock.
 """
@@ -65,7 +65,7 @@ class _Table:
 
 
 class ReplyCache:
-    """The two tables as one."""
+    """Replies by request, in two tables of bounded size."""
 
     def __init__(self, max_replies: int = MAX_REPLIES, max_bytes: int = MAX_BYTES) -> None:
         self._max_replies = max_replies

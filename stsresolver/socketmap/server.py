@@ -5,8 +5,8 @@ answers from the reply cache, and has all other requests looked up. A lookup tha
 network holds no thread: its reply comes through a queue that wakes the serving thread.
 
 Worker threads do what may block, one job each: reading a store on disk or network, and renewals
-behind the answers. They are `ThreadingMixIn`'s threads, at most `workers` of them, kept for the
-next job. In socketserver's words a job is the request, as a datagram is for `UDPServer`.
+behind the answers. `ThreadingMixIn` starts them, at most `workers`, and they stay for further jobs.
+socketserver starts a thread for each of what it calls a request. Here that is a job.
 
 A request that is not answered within `ANSWER_LIMIT` seconds is answered from what is cached, else
 with `TEMP`.
