@@ -24,7 +24,7 @@ from dataclasses import replace
 from .cache.store import StoreError
 from .config.descriptors import own_descriptors
 from .config.keys import DEFAULT_PATH, ConfigError, load
-from .config.settings import Config, LogSettings, RedisCache
+from .config.settings import Config, LogSettings, RedisCache, UnixAddress
 from .control.commands import Commands
 from .control.server import MODE, ControlServer
 from .lookup.supervisor import StartError
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon. Return its exit status."""
     with ServiceManager() as manager:
         options = _arguments().parse_args(argv)
-        # Then path, owner and group are ignored.
+        # Then where to listen is ignored, owner and group included.
         options.handed_sockets = hands_sockets()
         try:
             config, source = _configuration(options)
@@ -129,11 +129,11 @@ def _configuration(options: argparse.Namespace) -> tuple[Config, str]:
             return Config(), f"built-in defaults: there is no {DEFAULT_PATH}"
         path = DEFAULT_PATH
     config = load(path)
-    _check_host(config, path, makes_socket=config.path is not None and not options.handed_sockets)
+    _check_host(config, path, makes_sockets=not options.handed_sockets)
     return config, path
 
 
-def _check_host(config: Config, path: str, *, makes_socket: bool) -> None:
+def _check_host(config: Config, path: str, *, makes_sockets: bool) -> None:
     """Raise `ConfigError` for all that the file `path` wants and this host does not have."""
     problems: list[tuple[int, str]] = []
 
@@ -141,14 +141,16 @@ def _check_host(config: Config, path: str, *, makes_socket: bool) -> None:
         line = config.lines[key]
         problems.append((line, f"{path}:{line}: {what}"))
 
-    accounts = (("owner", config.owner, user_id), ("group", config.group, group_id))
-    for key, account, number in accounts:
-        try:
-            if makes_socket and account is not None:
-                number(account)
-        except PrivilegeError as error:
-            lacks(key, f"{key}: {error}")
-    others = (config.path, config.metrics and config.metrics.path)
+    for one in config.unix_addresses if makes_sockets else ():
+        for key, account, number in (("owner", one.owner, user_id), ("group", one.group, group_id)):
+            try:
+                if account is not None:
+                    number(account)
+            except PrivilegeError as error:
+                lacks("listen" if config.listen else key, f"{key}: {error}")
+    others = [one.path for one in config.unix_addresses]
+    if config.metrics is not None and config.metrics.path is not None:
+        others.append(config.metrics.path)
     if config.control is not None and config.control.path in others:
         lacks("control.path", f"control.path: {config.control.path} has another use already")
     # The extras are loaded now, because the user that the daemon becomes may not be able to.
@@ -336,23 +338,26 @@ def _reload(service: Service, options: argparse.Namespace) -> None:
 def _listening(config: Config) -> Iterator[list[socket.socket]]:
     """Listen where the service manager or else the configuration says.
 
-    The file of a UNIX socket that we made is removed at the end.
+    The files of UNIX sockets that we made are removed at the end.
     """
     try:
         passed = listeners.take_over(listen_fds())
     except ValueError as error:
         raise listeners.ListenError(str(error)) from error
     if passed:
-        log.info("using sockets from the service manager; ignoring host, port and path")
+        log.info("using sockets from the service manager; ignoring host, port, path and listen")
         yield passed
         return
-    if config.path is None:
-        yield listeners.listen_tcp(config.host, config.port, reuse_port=config.reuse_port)
-        return
-    uid = user_id(config.owner) if config.owner is not None else -1
-    gid = group_id(config.group) if config.group is not None else -1
-    with _unix(config.path, config.mode, uid, gid) as listener:
-        yield [listener]
+    with contextlib.ExitStack() as cleanup:
+        found: list[socket.socket] = []
+        for one in config.addresses:
+            if isinstance(one, UnixAddress):
+                uid = user_id(one.owner) if one.owner is not None else -1
+                gid = group_id(one.group) if one.group is not None else -1
+                found.append(cleanup.enter_context(_unix(one.path, one.mode, uid, gid)))
+            else:
+                found += listeners.listen_tcp(one.host, one.port, reuse_port=config.reuse_port)
+        yield found
 
 
 @contextlib.contextmanager

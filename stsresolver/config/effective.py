@@ -13,6 +13,7 @@ it is ASCII. No I/O.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -20,7 +21,7 @@ from dataclasses import fields, is_dataclass, replace
 import yaml
 
 from ..net.proxy import Proxy, ProxyError, from_environment
-from .settings import Config, InternalCache, RedisCache, SqliteCache
+from .settings import Address, Config, InternalCache, RedisCache, SqliteCache, UnixAddress
 from .yaml_schema import ConfigError, shown
 
 _COMMENT = 44
@@ -28,6 +29,8 @@ _SECRET = "***"
 # What the file calls a field of `Config` otherwise, and what no key stands for.
 _KEYS = {"proactive": "proactive_policy_fetching"}
 _NO_KEYS = ("warnings", "lines")
+# In whose place `listen` stands.
+_ONE_ADDRESS = ("host", "port", "path", "mode", "owner", "group")
 # Names of aioredis for options of redis-py, see `redis_options`.
 _DEFAULT = "built-in default"
 
@@ -44,8 +47,9 @@ def effective(config: Config, source: str, environment: Mapping[str, str]) -> It
     sources = {place: f"line {line}" for place, line in config.lines.items()}
     config = _with_environment(config, environment, sources)
     yield f"# {_ascii(source)}"
+    passed_over = (*_NO_KEYS, *(_ONE_ADDRESS if config.listen else ()))
     for field in fields(config):
-        if field.name not in _NO_KEYS:
+        if field.name not in passed_over:
             key = _KEYS.get(field.name, field.name)
             yield from _item(sources, key, getattr(config, field.name))
 
@@ -83,6 +87,10 @@ def _item(
         # The names that are reached without it are a key of their own.
         secret = f"{_SECRET}@" if value.authorization else ""
         yield _line(name, f"http://{secret}{value}", source)
+    elif key == "listen":
+        yield _commented(f"{name}:", source)
+        for one in value if isinstance(value, tuple) else ():
+            yield f"  - {_address(one)}"
     elif is_dataclass(value):
         yield f"{name}:"
         for field in fields(value):
@@ -132,6 +140,20 @@ def _redis(sources: Sources, cache: RedisCache) -> Iterator[str]:
                 yield _line(f"      {inner}", _masked(inner, held), source)
         else:
             yield _line(f"    {name}", _masked(name, value), source)
+
+
+def _address(one: Address) -> str:
+    more = {}
+    if isinstance(one, UnixAddress):
+        accounts = {"owner": one.owner, "group": one.group}
+        more = {name: json.dumps(value) for name, value in accounts.items() if value is not None}
+        if one.mode is not None:
+            more["mode"] = f"0{one.mode:o}"
+    # A string of JSON is one of YAML, too.
+    address = json.dumps(str(one))
+    if not more:
+        return address
+    return f"{{address: {address}, {', '.join(f'{key}: {more[key]}' for key in more)}}}"
 
 
 def _source(sources: Sources, place: str) -> str:

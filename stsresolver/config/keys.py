@@ -9,7 +9,7 @@ raise `ConfigError` with one line for each thing that is wrong:
 seconds, over 0 and at most 3600
 
 The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: `owner`, `group`,
-`workers`, `log`, `metrics`, `control`, `https_proxy`, `no_proxy`, `tlsrpt` in a zone,
+`listen`, `workers`, `log`, `metrics`, `control`, `https_proxy`, `no_proxy`, `tlsrpt` in a zone,
 `unused_after` in `proactive_policy_fetching`. A zone has the built-in default for a key that it
 leaves out, not `default_zone`'s.
 """
@@ -24,6 +24,7 @@ from typing import Any
 from ..net.proxy import Proxy
 from .redis_options import RedisOptionsError, redis_settings
 from .settings import (
+    Address,
     CacheSettings,
     Config,
     ControlSettings,
@@ -33,6 +34,7 @@ from .settings import (
     ProactiveSettings,
     RedisCache,
     SqliteCache,
+    UnixAddress,
     Zone,
 )
 from .values import (
@@ -44,6 +46,7 @@ from .values import (
     THREADS_MAX,
     WORKERS_MAX,
     account,
+    address,
     https_proxy,
     is_one_word,
     is_socket_path,
@@ -57,6 +60,7 @@ from .yaml_schema import (
     NOTHING,
     ConfigError,
     Item,
+    Refused,
     Rule,
     document,
     number,
@@ -112,10 +116,61 @@ def parse(text: bytes | str, name: str) -> Config:
     """
     root = document(text, name)
     values = root.read(lambda entry: entry.section(_KEYS)) or {}
+    for key in (_ADDRESS | _FILE) if values.get("listen") else ():
+        if key in values:
+            at = replace(root, key=key, line=root.problems.lines[key])
+            at.wrong("listen says where to listen already; remove this key, or listen")
     root.problems.check()
     proactive = values.pop("proactive_policy_fetching", ProactiveSettings())
     warnings, lines = tuple(root.problems.warnings), root.problems.lines
     return Config(**values, proactive=proactive, warnings=warnings, lines=lines)
+
+
+def _listen(entry: Item) -> tuple[Address, ...]:
+    allowed = (
+        "a list of HOST:PORT, [IPV6-ADDRESS]:PORT, unix:PATH, and sections with such an address and"
+        " with mode, owner or group"
+    )
+    if not entry.is_list:
+        raise Refused(allowed)
+    found: list[Address] = []
+    for item in entry.items():
+        one = item.read(partial(_one_address, allowed=allowed))
+        if one is not None and str(one) in map(str, found):
+            item.wrong(f"{shown(str(one))} is listed twice")
+        elif one is not None:
+            found.append(one)
+    return tuple(found)
+
+
+def _one_address(entry: Item, allowed: str) -> Address | None:
+    """Return an address of the list: a text, or a section for more about a UNIX socket."""
+    value = entry.value
+    if isinstance(value, str):
+        found = address(value)
+        if found is None:
+            raise Refused(allowed)
+        return found
+    if entry.is_list or value is not None or entry.is_empty:
+        raise Refused(allowed)
+    rules: Mapping[str, Rule] = {"address": partial(_address_text, allowed=allowed), **_FILE}
+    values = entry.section(rules)
+    if "address" not in values:
+        entry.wrong("address is missing: HOST:PORT or unix:PATH")
+        return None
+    one = values.pop("address")
+    if isinstance(one, UnixAddress):
+        return replace(one, **values)
+    for name in values if one is not None else ():
+        entry.wrong(f"{name} is only for unix:PATH, and the address is {shown(str(one))}")
+    return one  # type: ignore[no-any-return]
+
+
+def _address_text(entry: Item, allowed: str) -> Address:
+    found = address(entry.value) if isinstance(entry.value, str) else None
+    if found is None:
+        raise Refused(allowed)
+    return found
 
 
 def _log(entry: Item) -> LogSettings | None:
@@ -248,7 +303,7 @@ _proactive = section(
     },
 )
 
-_ADDRESS: Mapping[str, Rule] = {
+_ADDRESS: dict[str, Rule] = {
     "host": string(
         "a host name or an IP address, in quotes if it looks like a number", is_one_word
     ),
@@ -256,11 +311,13 @@ _ADDRESS: Mapping[str, Rule] = {
     "path": string(f"the name of a socket, 1 to {PATH_BYTES_MAX} bytes long", is_socket_path),
     "mode": mode,
 }
+# What the file of a UNIX socket has.
+_FILE: dict[str, Rule] = {"mode": mode, "owner": account, "group": account}
 
 _KEYS: Mapping[str, Rule] = {
     **_ADDRESS,
-    "owner": account,
-    "group": account,
+    **_FILE,
+    "listen": _listen,
     "reuse_port": truth,
     "cache_grace": number(float, 0, CACHE_GRACE_MAX, unit="seconds"),
     "shutdown_timeout": number(float, 0, SHUTDOWN_TIMEOUT_MAX, unit="seconds"),

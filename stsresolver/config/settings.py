@@ -92,6 +92,37 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """Where to listen: each address that `host` stands for. Port 0 lets the kernel choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A UNIX socket to listen on.
+
+    `mode`: its file mode, None for what the umask leaves.
+    `owner`, `group`: whose file it is, names or numbers, None for those of the process.
+    """
+
+    path: str
+    mode: int | None = None
+    owner: str | None = None
+    group: str | None = None
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address: TypeAlias = TcpAddress | UnixAddress
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsSettings:
     """Where Prometheus asks: `host` and `port`, or in their place the UNIX socket `path`.
 
@@ -115,14 +146,13 @@ class ControlSettings:
 class Config:
     """The whole configuration; `Config()` is the built-in one.
 
-    `path`: the UNIX socket that takes the place of `host` and `port`; `mode`: its file mode, None
-    for what the umask leaves; `owner` and `group`: whose file it is, names or numbers, None for
-    those of the process. Port 0 lets the kernel choose. `cache_grace`: seconds after a check
-    in which a policy is answered without another one. `shutdown_timeout`: seconds that requests
-    in flight get when the daemon stops. `workers`: lookups at once. `metrics`: None where nobody
-    asks for them. `control`: None for no such socket. `https_proxy`, `no_proxy`:
-    None leaves it to the environment (`proxy.from_environment`). `zones`: by map name;
-    any other map name is `default_zone`.
+    `path`, `mode`, `owner`, `group`: a `UnixAddress`, in place of `host` and `port`. `listen`: in
+    place of all of these, empty where they count; see `addresses`. `cache_grace`: seconds after a
+    check in which a policy is answered without another one. `shutdown_timeout`: seconds that
+    requests in flight get when the daemon stops. `workers`: lookups at once. `metrics`: None where
+    nobody asks for them. `control`: None for no such socket. `https_proxy`, `no_proxy`: None leaves
+    it to the environment (`proxy.from_environment`). `zones`: by map name; any other map name is
+    `default_zone`.
 
     `warnings`: lines for the log about what is accepted and may yet surprise. `lines`: where in
     the file each value stands, by its dotted key. Neither counts when two configurations are
@@ -135,6 +165,7 @@ class Config:
     mode: int | None = None
     owner: str | None = None
     group: str | None = None
+    listen: tuple[Address, ...] = ()
     reuse_port: bool = True
     cache_grace: float = 60.0
     shutdown_timeout: float = 20.0
@@ -150,3 +181,17 @@ class Config:
     zones: Mapping[str, Zone] = field(default_factory=dict)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where to listen for Postfix, one address or more."""
+        if self.listen:
+            return self.listen
+        if self.path is not None:
+            return (UnixAddress(self.path, self.mode, self.owner, self.group),)
+        return (TcpAddress(self.host, self.port),)
+
+    @property
+    def unix_addresses(self) -> tuple[UnixAddress, ...]:
+        """Those of the addresses that are UNIX sockets."""
+        return tuple(one for one in self.addresses if isinstance(one, UnixAddress))

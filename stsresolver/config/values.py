@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ..net.proxy import Proxy, ProxyError, parse_no_proxy, parse_proxy
+from .settings import Address, TcpAddress, UnixAddress
 from .yaml_schema import Item, Refused, guess, number
 
 PORT_MAX = 65535
@@ -64,6 +65,18 @@ def mode(entry: Item) -> int:
     if meaning:
         entry.warn(f"found {meaning} (is a leading zero missing?)")
     return value
+
+
+def address(text: str) -> Address | None:
+    """Return the address that HOST:PORT or unix:PATH names, None if it is neither."""
+    kind, _, path = text.partition("unix:")
+    if not kind and path:
+        return UnixAddress(path) if text.isprintable() and is_socket_path(path) else None
+    found = re.fullmatch(r"(?:\[([^][]+)\]|([^][:]+)):([0-9]{1,5})", text)
+    if found is None:
+        return None
+    host, port = found[1] or found[2], int(found[3])
+    return TcpAddress(host, port) if is_one_word(host) and port <= PORT_MAX else None
 
 
 def account(entry: Item) -> str:

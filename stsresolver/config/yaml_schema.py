@@ -20,7 +20,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 import yaml
@@ -93,6 +93,16 @@ class Item:
     def is_empty(self) -> bool:
         """Whether nothing (or YAML's null) stands after the key."""
         return bool(self.node.tag == _TAG + "null")
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the entry is a list."""
+        return isinstance(self.node, yaml.SequenceNode) and self.node.tag == _TAG + "seq"
+
+    def items(self) -> Iterator[Item]:
+        """Yield the items of a list."""
+        for node in self.node.value:
+            yield replace(self, line=node.start_mark.line + 1, node=node)
 
     @property
     def value(self) -> object:

@@ -19,7 +19,15 @@ import dns.rdatatype
 from ..cache.store import StoreError
 from ..config.descriptors import FEW_CONNECTIONS, own_descriptors
 from ..config.redis_options import RedisOptionsError
-from ..config.settings import Config, InternalCache, RedisCache, SqliteCache
+from ..config.settings import (
+    Address,
+    Config,
+    InternalCache,
+    RedisCache,
+    SqliteCache,
+    TcpAddress,
+    UnixAddress,
+)
 from ..net.ca_store import CaStore, hashed_certificates, looked_at
 from ..net.deadline import Deadline
 from ..net.nameservers import NameServerError, NameServers
@@ -184,15 +192,23 @@ def descriptors(config: Config) -> Iterator[Finding]:
 
 
 def own_socket(config: Config) -> Iterator[Finding]:
-    """Ask the daemon for a next hop that needs no lookup, as Postfix asks."""
-    where = config.path or f"{config.host} port {config.port}"
-    if config.path is None and config.port == 0:
+    """Ask the daemon at each address for a next hop that needs no lookup, as Postfix asks."""
+    for address in config.addresses:
+        yield from _answers(config, address)
+
+
+def _answers(config: Config, address: Address) -> Iterator[Finding]:
+    if isinstance(address, UnixAddress):
+        where = address.path
+    else:
+        where = f"{address.host} port {address.port}"
+    if isinstance(address, TcpAddress) and address.port == 0:
         yield warning("port 0: the kernel chooses a port at each start", "set a port, such as 8461")
         return
     zone = next(iter(config.zones), "postfix")
     request = f"{zone} [192.0.2.1]".encode()
     try:
-        reply = _asked(config, request)
+        reply = _asked(address, request)
     except (OSError, UnicodeError, NetstringError) as error:
         why = getattr(error, "strerror", None) or error
         yield problem(
@@ -202,10 +218,12 @@ def own_socket(config: Config) -> Iterator[Finding]:
         return
     if reply.startswith(b"NOTFOUND "):
         yield fine(f"answers on {where}")
-        if config.path is None and (count := _listening(config.host, config.port)) > 1:
+        if isinstance(address, UnixAddress):
+            return
+        if (count := _listening(address.host, address.port)) > 1:
             yield warning(
                 f"{count} processes listen on {where}, and each gets some of Postfix's connections",
-                f"end all but one of them (ss -ltnp 'sport = :{config.port}' names them)",
+                f"end all but one of them (ss -ltnp 'sport = :{address.port}' names them)",
             )
     else:
         yield problem(
@@ -230,17 +248,17 @@ def _listening(host: str, port: int) -> int:
     return sum(one in wanted and state == _LISTEN for one, _, state in found)
 
 
-def _asked(config: Config, request: bytes) -> bytes:
+def _asked(address: Address, request: bytes) -> bytes:
     """Return the daemon's reply. Raise `OSError`, `NetstringError`."""
     deadline = Deadline(_ANSWER)
-    if config.path is None:
-        connection = socket.create_connection((config.host, config.port), _ANSWER)
+    if isinstance(address, TcpAddress):
+        connection = socket.create_connection((address.host, address.port), _ANSWER)
     else:
         connection = socket.socket(socket.AF_UNIX)
     with connection:
-        if config.path is not None:
+        if isinstance(address, UnixAddress):
             connection.settimeout(_ANSWER)
-            connection.connect(config.path)
+            connection.connect(address.path)
         connection.sendall(encode(request))
         received = b""
         while (found := cut(received, limit=MAX_REPLY)) is None:

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..config.settings import Config
+from ..config.settings import Address, Config, TcpAddress, UnixAddress
 from ..config.yaml_schema import guess
 from .file_access import WRITE, Person, obstacle
 from .finding import Finding, fine, problem, warning
@@ -123,15 +123,16 @@ def chroot(clients: tuple[Client, ...], config: Config) -> Iterator[tuple[Client
         for table in asked(client, config):
             if not table.path:
                 continue
-            if _same(table.on_the_host(client), config.path or ""):
+            if path := _path(table, client, config):
                 how = "chrooted" if client.chroot else "not chrooted"
-                yield client, fine(f"{how}, {table.text} is {config.path}")
+                yield client, fine(f"{how}, {table.text} is {path}")
             else:
+                paths = ", ".join(one.path for one in config.unix_addresses)
                 yield (
                     client,
                     problem(
                         f"{table.text} is looked for at {table.on_the_host(client)},"
-                        f" and the daemon listens at {config.path}",
+                        f" and the daemon listens at {paths}",
                         _inside(client, config, table.zone),
                     ),
                 )
@@ -143,9 +144,10 @@ def socket_access(
     """Yield for each client with a UNIX socket whether Postfix's user, `smtp`, may connect."""
     for client in clients:
         for table in asked(client, config):
-            if not table.path or not _same(table.on_the_host(client), config.path or ""):
+            found = _path(table, client, config)
+            if found is None:
                 continue
-            path = os.path.abspath(config.path or "")
+            path = os.path.abspath(found)
             inside = client.chroot or not table.path.startswith("/")
             try:
                 shut = obstacle(path, smtp, WRITE, client["queue_directory"] if inside else "/")
@@ -176,10 +178,11 @@ def suggestion(config: Config, clients: tuple[Client, ...] = ()) -> str:
 
     Its zone is `postfix`, as in the manual: that of this name, if there is one, or `default_zone`.
     """
-    if config.path is None:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-        return f"socketmap:inet:{f'[{host}]' if ':' in host else host}:{config.port}:postfix"
-    path = os.path.abspath(config.path)
+    first = config.addresses[0]
+    if isinstance(first, TcpAddress):
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first.host, first.host)
+        return f"socketmap:inet:{TcpAddress(host, first.port)}:postfix"
+    path = os.path.abspath(first.path)
     for client in clients:
         queue = client["queue_directory"].rstrip("/") + "/"
         if path.startswith(queue):
@@ -190,9 +193,11 @@ def suggestion(config: Config, clients: tuple[Client, ...] = ()) -> str:
 def _inside(client: Client, config: Config, zone: str) -> str:
     """Return what makes both sides mean the same socket, chrooted or not."""
     queue = client["queue_directory"].rstrip("/")
-    path = os.path.abspath(config.path or "")
-    if path.startswith(queue + "/"):
-        return f"set smtp_tls_policy_maps = socketmap:unix:{path.removeprefix(queue + '/')}:{zone}"
+    for one in config.unix_addresses:
+        path = os.path.abspath(one.path)
+        if path.startswith(queue + "/"):
+            name = path.removeprefix(queue + "/")
+            return f"set smtp_tls_policy_maps = socketmap:unix:{name}:{zone}"
     return (
         f"set path: {queue}/mta-sts/socket for the daemon, and"
         f" smtp_tls_policy_maps = socketmap:unix:mta-sts/socket:{zone}"
@@ -200,16 +205,27 @@ def _inside(client: Client, config: Config, zone: str) -> str:
 
 
 def _is_ours(table: Socketmap, client: Client, config: Config) -> bool:
-    if config.path is not None:
+    return any(_is_at(table, client, one) for one in config.addresses)
+
+
+def _is_at(table: Socketmap, client: Client, ours: Address) -> bool:
+    if isinstance(ours, UnixAddress):
         # Written as the daemon writes it, it is meant to be ours, though a chroot may hide it.
-        return any(
-            _same(path, config.path) for path in (table.on_the_host(client), table.path) if path
-        )
-    return bool(table.host) and _port(table.port) == config.port and _reaches(table, config)
+        paths = (table.on_the_host(client), table.path)
+        return any(_same(path, ours.path) for path in paths if path)
+    return bool(table.host) and _port(table.port) == ours.port and _reaches(table, ours.host)
 
 
-def _reaches(table: Socketmap, config: Config) -> bool:
-    ours = config.host.lower()
+def _path(table: Socketmap, client: Client, config: Config) -> str | None:
+    """Return the path of ours that a table leads to, if it does."""
+    for one in config.unix_addresses:
+        if table.path and _same(table.on_the_host(client), one.path):
+            return one.path
+    return None
+
+
+def _reaches(table: Socketmap, host: str) -> bool:
+    ours = host.lower()
     # Postfix tries every address of a name.
     return (
         ours in _ANY

@@ -1,5 +1,6 @@
-"""The sockets that the daemon listens on: TCP over IPv4 and IPv6, or one UNIX socket, or those that
-the service manager has opened already, of either kind.
+"""The sockets that the daemon listens on: TCP over IPv4 and IPv6, and UNIX sockets.
+
+The service manager may have opened them already.
 
 Every function raises `ListenError`, whose text names the address and says why.
 """

@@ -16,6 +16,7 @@ from stsresolver.config.keys import (
     SqliteCache,
     Zone,
 )
+from stsresolver.config.settings import TcpAddress, UnixAddress
 from stsresolver.net.proxy import ProxyError
 from tests.support.redis_caches import redis_cache
 
@@ -56,6 +57,10 @@ def problems(text, name="f.yml"):
     return caught.value.problems
 
 
+LISTEN = (
+    "a list of HOST:PORT, [IPV6-ADDRESS]:PORT, unix:PATH, and sections with such an address and"
+    " with mode, owner or group"
+)
 CONTROL = ControlSettings("/run/mta-sts-daemon/control")
 
 
@@ -215,6 +220,13 @@ GOOD = [
     ("host: mail.example", Config(host="mail.example"), "a name"),
     ("host: '10:20'", Config(host="10:20"), "quotes keep a number text"),
     ("path: my dir/socket", Config(path="my dir/socket"), "relative, and with a space"),
+    ("listen: [127.0.0.1:8461, 'unix:/run/a b', '[::1]:0', '*:1']",
+     Config(listen=(TcpAddress("127.0.0.1", 8461), UnixAddress("/run/a b"), TcpAddress("::1", 0),
+                    TcpAddress("*", 1))), "several addresses"),
+    ("listen:\n- {address: unix:a, mode: 0660, owner: o, group: 12}\n- address: localhost:1",
+     Config(listen=(UnixAddress("a", 0o660, "o", "12"), TcpAddress("localhost", 1))),
+     "sections, for more about a socket"),
+    ("listen: []\nport: 1", Config(port=1), "none: the old keys count"),
     ("path: /" + "x" * 106, Config(path="/" + "x" * 106), "107 bytes"),
     ("mode: 0666", Config(mode=0o666), "YAML 1.1: octal"),
     ('mode: "0666"', Config(mode=0o666), "quoted"),
@@ -288,8 +300,8 @@ SOCKET = "the name of a socket, 1 to 107 bytes long"
 MODE = "an octal number with a leading zero, from 0 to 0777, such as 0660"
 GRACE = "a number of seconds from 0 to 31557600"
 TOP = (
-    "host, port, path, mode, owner, group, reuse_port, cache_grace, shutdown_timeout, workers, "
-    "log, metrics, control, https_proxy, no_proxy, cache, proactive_policy_fetching, "
+    "host, port, path, mode, owner, group, listen, reuse_port, cache_grace, shutdown_timeout, "
+    "workers, log, metrics, control, https_proxy, no_proxy, cache, proactive_policy_fetching, "
     "default_zone, zones"
 )
 ZONE = "strict_testing, timeout, require_sni, tlsrpt"
@@ -334,6 +346,19 @@ BAD = [
     ("host: 1.5", "1: host", "the number 1.5", HOST),
     ("host: 10:20", "1: host", "the number 10:20", HOST),
     ("host: [a]", "1: host", "a list", HOST),
+    ("listen: 127.0.0.1:1", "1: listen", 'the text "127.0.0.1:1"', LISTEN),
+    ("listen: {address: a:1}", "1: listen", "a section", LISTEN),
+    ("listen:\n- a", "2: listen", 'the text "a"', LISTEN),
+    ("listen: [8461]", "1: listen", "the number 8461", LISTEN),
+    ("listen: [a:65536]", "1: listen", 'the text "a:65536"', LISTEN),
+    ("listen: ['::1:1']", "1: listen", 'the quoted text "::1:1"', LISTEN),
+    ("listen: ['unix:']", "1: listen", 'the quoted text "unix:"', LISTEN),
+    ("listen: ['a b:1']", "1: listen", 'the quoted text "a b:1"', LISTEN),
+    ("listen: [[a:1]]", "1: listen", "a list", LISTEN),
+    ("listen: [~]", "1: listen", "nothing", LISTEN),
+    ("listen:\n- address: 7", "2: listen.address", "the number 7", LISTEN),
+    ("listen: [{address: unix:a, mdoe: 0}]", "1: listen.mdoe",
+     "an unknown key (did you mean mode?)", "address, mode, owner, group"),
     ("path: 5", "1: path", "the number 5", SOCKET),
     ("cache: internal", "1: cache", 'the text "internal"', SECTION),
     ("cache: !mine {}", "1: cache", "a section", SECTION),
@@ -724,3 +749,33 @@ def test_the_examples_for_other_caches_are_valid(name):
 )
 def test_log_file_and_target_go_together(text, sentence):
     assert problems(text) == (f"f.yml:1: log: {sentence}",)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "sentence"),
+    [
+        ("listen: [a:1, b:1, a:1]", "1: listen", "a:1 is listed twice"),
+        ("listen: [unix:a, {address: unix:a, mode: 0}]", "1: listen", "unix:a is listed twice"),
+        ("listen:\n- a:1\n- mode: 0660", "3: listen", "address is missing: HOST:PORT or unix:PATH"),
+        ("listen:\n- {address: a:1, mode: 0}", "2: listen",
+         "mode is only for unix:PATH, and the address is a:1"),
+        *(
+            (f"{key}: {value}\nlisten: [a:1]", f"1: {key}",
+             "listen says where to listen already; remove this key, or listen")
+            for key, value in (("host", "a"), ("port", 1), ("path", "a"), ("mode", "0660"),
+                               ("owner", "a"), ("group", "a"))
+        ),
+    ],
+)  # fmt: skip
+def test_addresses_that_do_not_fit_together(text, place, sentence):
+    assert problems(text) == (f"f.yml:{place}: {sentence}",)
+
+
+def test_where_to_listen():
+    """The old keys, and the list in their place."""
+    assert parse("").addresses == (TcpAddress("127.0.0.1", 8461),)
+    assert parse("host: a\nport: 1").addresses == (TcpAddress("a", 1),)
+    assert parse("port: 1\npath: a\nmode: 0\nowner: b\ngroup: c").addresses == (
+        UnixAddress("a", 0, "b", "c"),
+    )
+    assert parse("listen: [a:1, unix:b]").addresses == (TcpAddress("a", 1), UnixAddress("b"))

@@ -905,6 +905,55 @@ def test_reload_of_a_wrong_configuration_keeps_the_one_before(start_with_resolve
     assert daemon.stop() == 0
 
 
+def test_several_addresses(start, tmp_path):
+    """Each is served as if it were alone, and each file of a socket is removed at the end."""
+    paths = [tmp_path / "a", tmp_path / "b"]
+    text = f"""
+listen:
+  - 127.0.0.1:0
+  - localhost:0
+  - unix:{paths[0]}
+  - {{address: 'unix:{paths[1]}', mode: 0640}}
+"""
+    daemon = start(text)
+    wait_for(daemon.has(f"listening on {paths[1]}"), "the daemon to listen")
+    addresses = daemon.addresses()
+    assert len(addresses) >= 4
+    assert addresses[-2:] == [str(path) for path in paths]
+    for address in addresses:
+        with Client(address) as client:
+            assert client.ask(NO_LOOKUP) == b"NOTFOUND "
+    assert stat.S_IMODE(paths[1].stat().st_mode) == 0o640
+    rewrite(daemon, text.replace("localhost:0", "127.0.0.1:1"))
+    wait_for(daemon.has("only a restart changes listen"), "the reload")
+    assert daemon.stop() == 0
+    assert not any(path.exists() for path in paths)
+
+
+def test_one_of_several_addresses_is_taken(start, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        daemon = start(f"listen: ['unix:{tmp_path}/a', '127.0.0.1:{port}']\n")
+        assert daemon.ends() == 69
+    last = daemon.log.read_text().splitlines()[-1]
+    assert last.startswith(f"mta-sts-daemon: cannot listen on 127.0.0.1 port {port}: ")
+    assert not (tmp_path / "a").exists()
+
+
+def test_listen_is_held_against_this_host(refused, tmp_path):
+    text = (
+        f"listen:\n- {{address: 'unix:{tmp_path}/a', owner: nosuch}}\n- unix:{tmp_path}/b\n"
+        f"control: {{path: {tmp_path}/b}}\n"
+    )
+    config = configuration(tmp_path, text)
+    status, lines = refused("-c", config)
+    assert status == 78
+    assert lines == [
+        f"mta-sts-daemon: {config}:1: owner: there is no user 'nosuch'",
+        f"mta-sts-daemon: {config}:4: control.path: {tmp_path}/b has another use already",
+    ]
+
+
 def test_reload_names_what_only_a_restart_changes(start):
     daemon = start("port: 0\n")
     daemon.addresses()

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from stsresolver import daemon
 from stsresolver.config.keys import Config, InternalCache, Proxy, SqliteCache, Zone
+from stsresolver.config.settings import TcpAddress, UnixAddress
 from stsresolver.doctor import examination, file_access, host, policy_maps, postfix_tls
 from stsresolver.doctor.finding import Level, fine, problem, warning
 from stsresolver.doctor.postconf import Client, PostconfError, Postfix, parse, read, version
@@ -141,6 +142,13 @@ def test_tables(text, want, why):
 
 
 UNIX = Config(path=f"{QUEUE}/mta-sts/socket", mode=0o666)
+SEVERAL = Config(
+    listen=(
+        UnixAddress("/run/s"),
+        TcpAddress("127.0.0.1", 8461),
+        UnixAddress(f"{QUEUE}/mta-sts/socket", 0o666),
+    )
+)
 ASKED = [
     (OURS, Config(), True, "as in the README"),
     ("socketmap:inet:localhost:8461:x", Config(), True, "by name"),
@@ -158,6 +166,9 @@ ASKED = [
     (f"socketmap:unix:{QUEUE}/mta-sts/socket:x", UNIX, True, "a UNIX socket"),
     ("socketmap:unix:mta-sts/socket:x", UNIX, True, "below the queue directory"),
     ("socketmap:unix:/run/other:x", UNIX, False, "another one"),
+    (OURS, SEVERAL, True, "the second of several"),
+    ("socketmap:unix:mta-sts/socket:x", SEVERAL, True, "the third"),
+    ("socketmap:inet:127.0.0.1:8463:x", SEVERAL, False, "none of them"),
 ]
 
 
@@ -186,6 +197,7 @@ SUGGESTIONS = [
     (Config(host="::", port=1), "socketmap:inet:[::1]:1:postfix", "everywhere"),
     (UNIX, "socketmap:unix:mta-sts/socket:postfix", "works with and without chroot"),
     (Config(path="/run/s"), "socketmap:unix:/run/s:postfix", "outside the queue directory"),
+    (SEVERAL, "socketmap:unix:/run/s:postfix", "the first of several"),
     (Config(zones={"z": Zone()}), OURS, "no zone that is meant for another client"),
 ]
 
@@ -237,6 +249,15 @@ def test_chroot(table, path, chroot, level, why):
         moved = re.search(r"path: (\S+)", found.remedy)
         config = Config(path=moved[1] if moved else path)
         assert the_one(policy_maps.chroot((asking(remedy, chroot=True),), config)).level is OK
+
+
+def test_chroot_with_several_sockets():
+    fitting = asking("socketmap:unix:mta-sts/socket:z", chroot=True)
+    assert the_one(policy_maps.chroot((fitting,), SEVERAL)).level is OK
+    other = the_one(policy_maps.chroot((asking("socketmap:unix:/run/s:z", chroot=True),), SEVERAL))
+    assert other.level is PROBLEM
+    assert f"the daemon listens at /run/s, {QUEUE}/mta-sts/socket" in other.text
+    assert other.remedy == "set smtp_tls_policy_maps = socketmap:unix:mta-sts/socket:z"
 
 
 def test_chroot_is_nothing_to_tcp():
@@ -608,6 +629,16 @@ def test_own_socket(reply, level, why, tmp_path):
     listener.listen()
     with Answering(listener, reply):
         assert of_socket(path=str(tmp_path / "s")).level is level, why
+
+
+def test_own_sockets_are_asked_each(tmp_path):
+    with Answering(socket.create_server(("127.0.0.1", 0)), b"9:NOTFOUND ,") as server:
+        port = server.listener.getsockname()[1]
+        config = Config(listen=(UnixAddress("/none"), TcpAddress("127.0.0.1", port)))
+        found = list(host.own_socket(config))
+    assert [one.level for one in found] == [PROBLEM, OK]
+    assert found[0].text.startswith("no answer on /none: No such file")
+    assert found[1].text == f"answers on 127.0.0.1 port {port}"
 
 
 @pytest.mark.parametrize(

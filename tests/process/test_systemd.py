@@ -384,13 +384,16 @@ def hand_over(*given: socket.socket) -> dict[str, object]:
     return {"program": program, "pass_fds": numbers}
 
 
-def test_sockets_take_the_place_of_the_configuration(start, path_manager, tmp_path):
+@pytest.mark.parametrize("listed", [False, True])
+def test_sockets_take_the_place_of_the_configuration(start, path_manager, tmp_path, listed):
     """Several, TCP and UNIX; the file of the UNIX socket stays, for it is not ours."""
     path, other = tmp_path / "handed", tmp_path / "configured"
     with contextlib.ExitStack() as stack:
         tcp = [stack.enter_context(listen_tcp("127.0.0.1", 0, reuse_port=False)[0]) for _ in "ab"]
         unix = stack.enter_context(listen_unix(str(path), 0o600))
         text = f"path: {other}\nowner: nosuch\n"
+        if listed:
+            text = f"listen: [{{address: 'unix:{other}', owner: nosuch}}]\n"
         daemon = start(text, **hand_over(*tcp, unix), NOTIFY_SOCKET=path_manager.address)
         addresses: list[Address] = [*(one.getsockname() for one in tcp), str(path)]
         names = [f"127.0.0.1:{one.getsockname()[1]}" for one in tcp]
@@ -402,7 +405,9 @@ def test_sockets_take_the_place_of_the_configuration(start, path_manager, tmp_pa
         assert not other.exists()
         code, errors = ends(daemon, signal.SIGTERM)
         assert code == 0
-        assert "using sockets from the service manager; ignoring host, port and path" in errors
+        assert (
+            "using sockets from the service manager; ignoring host, port, path and listen" in errors
+        )
         assert path.is_socket()
         # Who comes now waits for the next daemon, instead of being refused.
         with Client(str(path)) as waiting:

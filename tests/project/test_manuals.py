@@ -228,7 +228,7 @@ def test_the_examples_of_the_page_are_right():
     from docutils import nodes
 
     blocks = [one.astext() for one in tree(FILE).findall(nodes.literal_block)]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         assert parse(block, "example").warnings == ()
 
