@@ -69,7 +69,8 @@ class Names(asyncio.DatagramProtocol):
             answer.answer.append(rrset)
         elif answer.rcode() != dns.rcode.SERVFAIL:
             soa = f"ns. root. 1 7200 900 1209600 {NEGATIVE_TTL}"
-            parent = question.name.parent()
+            # The root is asked about by a daemon that doubts its name servers.
+            parent = question.name.parent() if question.name.labels[1:] else question.name
             answer.authority.append(dns.rrset.from_text(parent, NEGATIVE_TTL, "IN", "SOA", soa))
         return answer
 

@@ -123,6 +123,11 @@ class Answer(NamedTuple):
     exists: bool
 
 
+def is_refusal(wire: bytes) -> bool:
+    """Say whether an answer, whatever it is for, says REFUSED."""
+    return len(wire) >= _HEADER.size and wire[3] & _RCODE == dns.rcode.REFUSED
+
+
 class Question:
     """A question about `name`, and `wire` to send it. A new one has a new id."""
 

@@ -14,7 +14,6 @@ size.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
@@ -28,7 +27,7 @@ import dns.name
 from dns.rdatatype import RdataType
 
 from .deadline import BoundedSocket, Deadline, connected, is_out_of_room
-from .dns_messages import Answer, MessageError, Question, Refused, Truncated
+from .dns_messages import Answer, MessageError, Question, Refused, Truncated, is_refusal
 from .dns_servers import DnsServer, configured, named
 from .file_changes import Watch
 from .steps import Steps
@@ -75,6 +74,35 @@ class Heard:
         if answer is not None:
             self.at = time.monotonic()
         return answer
+
+
+class Probe:
+    """A question that every resolver answers: the SOA of the root.
+
+    It is asked beside one that failed. Until it is answered nobody knows what a refusal means.
+    """
+
+    def __init__(self, heard: Heard) -> None:
+        self._question: Question | None = Question(dns.name.root, RdataType.SOA)
+        self.wire = self._question.wire
+        self._heard = heard
+        self._refusals: list[bytes] = []
+
+    def sift(self, wire: bytes) -> list[bytes]:
+        """Take a datagram; return those to be read now, the refusals so far after the answer."""
+        if self._question is None:
+            return [wire]
+        try:
+            if self._heard.read(self._question, wire) is None:
+                if not is_refusal(wire):
+                    return [wire]
+                self._refusals.append(wire)
+                return []
+        except (MessageError, Truncated):
+            # An answer too, if not a good one.
+            pass
+        self._question = None
+        return self._refusals
 
 
 class Inquiry:
@@ -282,8 +310,7 @@ class NameServers:
         """Ask until each has an answer, or one of them needs TCP (returned) or another server."""
         family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
         waiting = list(inquiries)
-        doubtful = any(one.in_doubt for one in inquiries)
-        probe = Question(dns.name.root, RdataType.SOA) if doubtful else None
+        probe = Probe(self._heard) if any(one.in_doubt for one in inquiries) else None
         try:
             with BoundedSocket(family, socket.SOCK_DGRAM, deadline) as udp:
                 yield from udp.connect((server.address, server.port))
@@ -293,20 +320,16 @@ class NameServers:
                     yield from udp.sendall(one.ask(server))
                 while waiting:
                     wire = yield from udp.recv(65535)
-                    if probe is not None:
-                        with contextlib.suppress(MessageError, Truncated):
-                            self._heard.read(probe, wire)
-                    for one in waiting:
+                    wires = [wire] if probe is None else probe.sift(wire)
+                    for one in tuple(waiting):
                         try:
-                            if one.read(server, wire):
-                                break
+                            answered = any(one.read(server, wire) for wire in wires)
                         except Truncated:
                             return one
-                    else:
-                        continue
-                    if not one.over:
-                        return None
-                    waiting.remove(one)
+                        if answered and not one.over:
+                            return None
+                        if answered:
+                            waiting.remove(one)
         except TimeoutError:
             pass
         except OSError as error:

@@ -22,7 +22,7 @@ _HANDSHAKE_PART = 8192
 # Bytes that are read for a handshake at most: `certificate_list` lets 50 kB of certificates pass.
 _HANDSHAKE = 60_000
 # Bytes that a read counts as at least. It costs us as much, however little a server sends at once.
-_LEAST = 512
+_LEAST = 1024
 
 T = TypeVar("T")
 

@@ -339,7 +339,7 @@ def test_list_that_is_not_there(asked, capsys, tmp_path):
 
 
 MANY = """
-import os, sys, threading
+import os, signal, sys, threading
 from stsresolver import query
 from stsresolver.inspection.target import parse_target
 from tests.support.inspections import inspection
@@ -357,6 +357,8 @@ class Inspector:
         return inspection()
 
 query.Inspector = Inspector
+# A shell has what it runs in the background ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if os.environ.get("WITHOUT_TQDM"):
     sys.modules["tqdm"] = None
 sys.exit(query.main(["--file", "-", *sys.argv[1:]]))

@@ -19,9 +19,15 @@ from stsresolver.lookup import resolver_process
 from stsresolver.lookup.messages import MAX_MESSAGE
 from stsresolver.lookup.pool import ResolverPool
 from stsresolver.lookup.supervisor import ResolverProcess
+from tests.lookup import processes
 from tests.lookup.processes import NAMES, ROOT, Served, children, reply, sockets_to_children
 from tests.support.hostile_dns import NameServer, addresses, code, nodata, txt
 from tests.support.hostile_https import PolicyHost
+
+
+@pytest.fixture(autouse=True)
+def _others(monkeypatch):
+    monkeypatch.setattr(processes, "others", frozenset(processes.all_children()))
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,16 @@ child.socket = sockets
 """
 
 
+# Children of this process that other tests have started.
+others: frozenset[str] = frozenset()
+
+
 def children() -> list[str]:
+    """The process ids of our children that the test has started."""
+    return [pid for pid in all_children() if pid not in others]
+
+
+def all_children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split() + [
         pid
         for task in os.listdir("/proc/self/task")

@@ -87,6 +87,7 @@ class Dns:
 listen-address=127.0.0.1
 bind-interfaces
 local=/example/
+local=/invalid/
 no-resolv
 no-hosts
 cache-size=0

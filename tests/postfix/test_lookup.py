@@ -21,7 +21,7 @@ NOTHING = [
     ".example",
     *(f"nobody-{n}.example" for n in range(40)),
     *(f"sub.{domain}" for domain in KNOWN),
-    "elsewhere.invalid",  # REFUSED by the name server
+    "elsewhere.invalid",  # NXDOMAIN, from another zone
     "bücher-nobody.example",
     "[192.0.2.1]",
     "[192.0.2.1]:25",
