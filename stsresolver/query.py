@@ -75,8 +75,13 @@ def _run(argv: Sequence[str] | None) -> int:
         parser.error("--port needs --probe")
     if options.zone is not None and options.config is None:
         parser.error("--zone needs --config FILE, or --ask")
+    with contextlib.ExitStack() as stack:
+        return _look(options, stack)
+
+
+def _look(options: argparse.Namespace, stack: contextlib.ExitStack) -> int:
     try:
-        inspector = _inspector(options)
+        inspector = _inspector(options, stack)
         target = parse_target(options.domain) if options.file is None else None
     except ConfigError as error:
         return _refuse(os.EX_CONFIG, str(error))
@@ -178,8 +183,8 @@ def _print_completion(shell: str) -> int:
 # A LOOK
 
 
-def _inspector(options: argparse.Namespace) -> Inspector:
-    """Return what looks as the options say.
+def _inspector(options: argparse.Namespace, stack: contextlib.ExitStack) -> Inspector:
+    """Return what looks as the options say, until `stack` is closed.
 
     Raise `ConfigError`, `ProxyError`, or `OSError` for CA certificates that cannot be read.
     """
@@ -196,7 +201,7 @@ def _inspector(options: argparse.Namespace) -> Inspector:
         timeout or zone.timeout,
         proxy=from_environment(os.environ, config.https_proxy, config.no_proxy),
         zone=zone,
-        cached=cached(config),
+        cached=cached(config, stack),
         probing=probing,
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import TypeAlias
 
@@ -20,14 +21,14 @@ from ..stores.opening import open_store
 Cached: TypeAlias = Callable[[str], list[Item]]
 
 
-def cached(config: Config) -> Cached | None:
-    """Return what gives all that is cached of a domain.
+def cached(config: Config, stack: ExitStack) -> Cached | None:
+    """Return what gives all that is cached of a domain, until `stack` is closed.
 
     None for a cache in memory of a daemon without `control`, and for a database that is not there.
     """
     if config.control is not None:
-        return partial(_asked, config.control.path, _stored(config.cache))
-    return _stored(config.cache)
+        return partial(_asked, config.control.path, _stored(config.cache, stack))
+    return _stored(config.cache, stack)
 
 
 def _asked(path: str, otherwise: Cached | None, domain: str) -> list[Item]:
@@ -42,15 +43,17 @@ def _asked(path: str, otherwise: Cached | None, domain: str) -> list[Item]:
         raise StoreError(str(error)) from error
 
 
-def _stored(cache: CacheSettings) -> Cached | None:
+def _stored(cache: CacheSettings, stack: ExitStack) -> Cached | None:
     if isinstance(cache, InternalCache):
         return None
     if isinstance(cache, SqliteCache) and not os.path.exists(cache.filename):
         return None
     try:
-        return partial(_read, open_store(cache))
+        store = open_store(cache)
     except StoreError as error:
         return partial(_unreadable, str(error))
+    stack.callback(store.close)
+    return partial(_read, store)
 
 
 def _read(store: Store, domain: str) -> list[Item]:

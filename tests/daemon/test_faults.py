@@ -176,7 +176,9 @@ def test_descriptors_are_used_up(start, world):
         assert daemon.text.count("no new connections for now") == 1
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
         for other in others:
-            assert other.ask(b"postfix " + KNOWN[0].encode()) == in_force(KNOWN[0])
+            # One that has asked nothing for two seconds may have given way to another.
+            with contextlib.suppress(EOFError), other:
+                assert other.ask(b"postfix " + KNOWN[0].encode()) == in_force(KNOWN[0])
         wait_for(daemon.children, "a resolver process")
     recovered(address)
 

@@ -412,9 +412,10 @@ def test_entry_of_a_running_daemon_is_seen_by_a_look(daemon, config, monkeypatch
     from stsresolver.config.keys import load
     from stsresolver.inspection.stored import cached
 
-    known = cached(load(str(config)))
-    assert [one.id for one in known("a.example")] == ["2015"]
-    assert known("d.example") == []
+    with contextlib.ExitStack() as stack:
+        known = cached(load(str(config)), stack)
+        assert [one.id for one in known("a.example")] == ["2015"]
+        assert known("d.example") == []
 
 
 def test_every_command_is_answered(daemon):
