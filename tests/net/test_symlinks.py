@@ -6,6 +6,7 @@ import logging
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from stsresolver.config.settings import LogSettings
 from stsresolver.net.symlinks import LinkError, check_way, open_file, place
 from stsresolver.process.log_targets import open_target
 from stsresolver.process.pidfile import PidfileError, pidfile
+from stsresolver.socketmap import listeners
 from stsresolver.socketmap.listeners import ListenError, listen_unix
 from stsresolver.stores.sqlite import SqliteStore
 from tests.support.giving_up_root import gives_up_root
@@ -312,6 +314,24 @@ def test_root_changes_nothing_through_a_link_that_comes_and_goes(tree, make, way
             after = target.stat()
             assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid), tries
             assert after.st_size == before.st_size, tries
+
+
+@as_root
+def test_a_socket_that_is_swapped_for_a_hard_link_to_another(tree, monkeypatch):
+    path, other = tree.shared / "socket", tree.firm / "socket"
+    give = listeners._give
+
+    def give_late(*arguments):
+        path.unlink()
+        path.hardlink_to(other)
+        give(*arguments)
+
+    monkeypatch.setattr(listeners, "_give", give_late)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(other))
+        with pytest.raises(ListenError, match="another process has put another file"):
+            _listen(path, tree)
+    assert other.stat().st_uid == 0
 
 
 @as_root
