@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -17,7 +18,9 @@ import pytest
 
 from stsresolver import Cause, Failure, Found, NoPolicy, NotChanged, query
 from stsresolver.cache.store import StoreError
+from stsresolver.config.keys import load
 from stsresolver.inspection.findings import Inspection
+from stsresolver.inspection.stored import cached
 from stsresolver.inspection.target import parse_target
 from stsresolver.mta_sts.next_hop import NextHop
 from stsresolver.net.proxy import Proxy
@@ -265,11 +268,15 @@ def test_as_the_daemon_of_a_configuration_looks(asked, printed, config, argument
 
 
 def test_store_of_a_configuration(asked, printed, config):
-    store = SqliteStore(config.parent / "cache.db", threads=1)
-    store.put(entry(), NOW)
+    with contextlib.closing(SqliteStore(config.parent / "cache.db", threads=1)) as store:
+        store.put(entry(), NOW)
     printed("--config", str(config), "example.com")
-    assert asked.more["cached"]("example.com") == [entry()]
-    assert asked.more["cached"]("example.org") == []
+    with pytest.raises(StoreError, match="closed"):
+        asked.more["cached"]("example.com")
+    with contextlib.ExitStack() as stack:
+        known = cached(load(str(config)), stack)
+        assert known("example.com") == [entry()]
+        assert known("example.org") == []
 
 
 def test_store_that_cannot_be_read(asked, printed, config):
