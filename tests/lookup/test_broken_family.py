@@ -7,6 +7,8 @@ epoll. The time limit is what the lookup has in all: a family that is broken mus
 from __future__ import annotations
 
 import contextlib
+import errno
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,16 +118,33 @@ def fetch(request, process) -> Callable[[Served, int], object]:
 @contextlib.contextmanager
 def hosts(case: Case, certificate):
     """Yield the policy hosts of a case, which share a port, by address, and that port."""
-    with contextlib.ExitStack() as opened:
-        # Whoever answers or not: the port is taken at an address that no case uses.
-        port = opened.enter_context(PolicyHost(page(), certificate, "127.0.0.99")).port
-        answering = {
-            address: opened.enter_context(PolicyHost(page(), certificate, address, port))
-            for address in case.answers
-        }
-        for address in case.drops:
-            opened.enter_context(BlackHole(address, port))
-        yield answering, port
+    while True:
+        with contextlib.ExitStack() as opened:
+            try:
+                answering, port = _opened(case, certificate, opened)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                # A server of another test has this port at one of the addresses.
+                continue
+            yield answering, port
+            return
+
+
+def _opened(case: Case, certificate, opened: contextlib.ExitStack):
+    # Whoever answers or not: the port is taken at an address that no case uses.
+    port = opened.enter_context(PolicyHost(page(), certificate, "127.0.0.99")).port
+    answering = {
+        address: opened.enter_context(PolicyHost(page(), certificate, address, port))
+        for address in case.answers
+    }
+    for address in case.drops:
+        opened.enter_context(BlackHole(address, port))
+    for address in {V4, V6} - {*case.answers, *case.drops}:
+        # Bound and not listening, it refuses.
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        opened.enter_context(socket.socket(family, socket.SOCK_STREAM)).bind((address, port))
+    return answering, port
 
 
 @pytest.mark.requirement("HTTPS-18", "HTTP-8")
