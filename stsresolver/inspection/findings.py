@@ -96,6 +96,7 @@ class Probe:
     `ok`: whether Postfix would deliver there at level `secure`.
     `reason`: why, or why not, in a sentence.
     `tls`: the version of TLS, None where there was no handshake.
+    `address`: the last one that was tried, None if the host has none.
     `connected`: whether the port answered at all.
     """
 

@@ -166,12 +166,13 @@ def _of_hosts(seen: Inspection) -> Iterator[Problem]:
         if seen.mx_failure:
             yield _warning("mx-lookup", f"the MX hosts were not found out: {seen.mx_failure}")
         return
-    probes = [host.probe for host in seen.mx if host.probe is not None]
-    if probes and not any(probe.connected for probe in probes):
+    tried = [host.probe for host in seen.mx if host.probe is not None and host.probe.address]
+    if tried and not any(probe.connected for probe in tried):
+        often = ": many networks block port 25 on the way out" if seen.port == "25" else ""
         yield _error(
             "port-blocked",
-            f"no MX host could be connected to at port {seen.port}: many networks block port 25 on"
-            " the way out; try again from the host that sends the mail",
+            f"no MX host could be connected to at port {seen.port}{often}; try again from the host"
+            " that sends the mail",
         )
     policy = seen.in_force
     if policy is None or policy.mode is Mode.NONE:

@@ -194,6 +194,7 @@ class Prober:
                 refused.append(f"its address could not be looked up: {found}")
                 continue
             for address in found[:_MAX_ADDRESSES]:
+                made.address = address
                 try:
                     connection = yield from connected(
                         (address, port), deadline.within(_CONNECT_LIMIT)
@@ -203,7 +204,6 @@ class Prober:
                     continue
                 connection.deadline = deadline
                 made.connected = True
-                made.address = address
                 return connection
         raise SmtpError("; ".join(refused) or "it has no address")
 

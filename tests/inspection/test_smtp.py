@@ -266,8 +266,10 @@ def test_host_that_does_not_answer(world):
 def test_addresses_that_cannot_be_found(world, look):
     for behaviour, reason in ((nodata(), "it has no address"), (code("SERVFAIL"), "its address")):
         world.dns.zone[f"{MX} A"] = world.dns.zone[f"{MX} AAAA"] = behaviour
-        (host,) = look(silence).mx
+        seen = look(silence)
+        (host,) = seen.mx
         assert host.probe.reason.startswith(reason)
+        assert "port-blocked" not in [one.code for one in seen.problems], "no port was tried"
 
 
 @pytest.mark.parametrize(
