@@ -36,6 +36,7 @@ from stsresolver.mta_sts.policy import Mode
 from stsresolver.mta_sts.results import Cause
 from stsresolver.policies.faults import Fault
 from tests.support.clock import Clock
+from tests.support.crowd import Crowd
 from tests.support.policies import policy
 from tests.support.redis_server import free_port
 from tests.support.socketmap_client import DEADLINE, Client, frame, wait_for
@@ -579,34 +580,21 @@ def test_garbage(served, caplog, data, why):
     assert [one for one in caplog.records if one.levelno > logging.DEBUG] == []
 
 
-class Greedy:
+class Greedy(Crowd):
     """Connections that hold what they get, each opened anew as soon as it ends."""
 
     def __init__(self, port: int, number: int, request: bytes) -> None:
+        super().__init__([functools.partial(self._hold, port, request)] * number)
         self.renewed = 0
-        self._ended = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._hold, args=(port, request)) for _ in range(number)
-        ]
-
-    def __enter__(self) -> Greedy:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
 
     def _hold(self, port: int, request: bytes) -> None:
-        while not self._ended.is_set():
+        while not self.ended.is_set():
             client = socket.create_connection(("127.0.0.1", port), DEADLINE)
             with client, contextlib.suppress(ConnectionError):
                 client.sendall(request)
                 client.settimeout(0.05)
                 more = True
-                while more and not self._ended.is_set():
+                while more and not self.ended.is_set():
                     with contextlib.suppress(TimeoutError):
                         more = client.recv(4096) != b""
             self.renewed += 1

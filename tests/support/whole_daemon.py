@@ -14,7 +14,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.authority import Authority
+from tests.support.crowd import Crowd
 from tests.support.hostile_dns import NameServer, Query, addresses, code, txt
 from tests.support.hostile_https import PolicyHost, page
 from tests.support.socketmap_client import Address, Client, wait_for
@@ -185,7 +185,7 @@ def learn(client: Client) -> None:
         wait_for(functools.partial(is_known, domain), domain)
 
 
-class Load:
+class Load(Crowd):
     """Clients that ask until the end, for known domains and for new ones.
 
     A known domain must get its policy, a new one that, `NOTFOUND` or `TEMP`; each `within` seconds.
@@ -197,20 +197,12 @@ class Load:
         self.longest = 0.0
         self._within = within
         self._address = address
-        self._ended = threading.Event()
         self._numbers = itertools.count()
         jobs = [self._ask_known] * 3 + [self._ask_new] * 3 * new
-        self._threads = [threading.Thread(target=self._run, args=(job,)) for job in jobs]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
+        super().__init__([functools.partial(self._run, job) for job in jobs])
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
+        super().__exit__()
         assert self.wrong == []
 
     def more(self, number: int, kind: str = "known") -> None:
@@ -223,7 +215,7 @@ class Load:
         try:
             with Client(self._address) as client:
                 client.socket.settimeout(self._within)
-                while not self._ended.is_set():
+                while not self.ended.is_set():
                     job(client)
         except (OSError, EOFError) as error:
             self.wrong.append(repr(error))
@@ -231,12 +223,12 @@ class Load:
     def _ask_known(self, client: Client) -> None:
         domain = KNOWN[next(self._numbers) % len(KNOWN)]
         self._ask(client, "known", domain, [in_force(domain)])
-        self._ended.wait(0.002)
+        self.ended.wait(0.002)
 
     def _ask_new(self, client: Client) -> None:
         domain = f"new-{next(self._numbers) % 400}.example"
         self._ask(client, "new", domain, [in_force(domain), NOT_FOUND, TEMP])
-        self._ended.wait(0.02)
+        self.ended.wait(0.02)
 
     def _ask(self, client: Client, kind: str, domain: str, right: list[bytes]) -> None:
         began = time.monotonic()
