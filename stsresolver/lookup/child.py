@@ -1,8 +1,8 @@
 """The resolver process: looks up policies for the daemon, away from its caches and sockets.
 
 The daemon starts it (`supervisor`), and asks over the socket that is its standard input
-(`messages`). It uses the `Resolver` of the library, for many domains at once on one thread
-(`loop`). It reads what strangers send. So it holds no cache, no password and no
+(`messages`). It uses the library's `Resolver` and `DaneResolver`, for many domains at once on
+one thread (`loop`). It reads what strangers send. So it holds no cache, no password and no
 listening socket, and gives up what it does not need before it reads the first byte (`sandbox`).
 
 It ends when the daemon closes the socket, and leaves signals to the daemon.
@@ -19,10 +19,13 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn
 
+from ..dane.resolver import MAX_SOCKETS as MAX_DANE_SOCKETS
+from ..dane.resolver import DaneResolver
 from ..mta_sts.connector import MAX_SOCKETS
+from ..mta_sts.next_hop import parse_next_hop
 from ..mta_sts.resolver import Resolver
 from ..mta_sts.results import Cause, Failure, Found
 from ..net import certificate_guard
@@ -31,6 +34,7 @@ from ..net.steps import NoTurn, Steps
 from ..version import __version__
 from .loop import Loop
 from .messages import (
+    DANE,
     FETCH,
     HELLO,
     LOG,
@@ -38,6 +42,7 @@ from .messages import (
     MAX_MESSAGE,
     POLICY_ID,
     RESOLVE,
+    WHOLE_DANE,
     Result,
     read,
     write,
@@ -56,6 +61,10 @@ _MOST_LOOKUPS = 4096
 _SPARE_DESCRIPTORS = 32
 # Repeated answers come before first ones, if cores are few (nice(2)).
 _NICE = 5
+# The settings that are arguments of `DaneResolver`; `trust_ad` is of that alone.
+_DNS_ARGUMENTS = ("resolv_conf", "dns_port", "nameservers", "trust_ad")
+# How many lookups of a policy hold as many sockets as one of DANE.
+_DANE_SIZE = -(-MAX_DANE_SOCKETS // MAX_SOCKETS)
 
 
 class ToDaemon(logging.Handler):
@@ -97,11 +106,24 @@ def main() -> int:
         log.debug("the resolver process is confined: %s", confined)
         if not guarded:
             log.debug("this OpenSSL cannot be kept from reading certificates that cost much")
-        arguments = settings["resolver"]
-        if "proxy" in arguments:
-            arguments["proxy"] = Proxy(**arguments["proxy"])
-        resolver = functools.cache(functools.partial(Resolver, **arguments))
-        Child(daemon, resolver, most_lookups()).serve()
+        resolvers = functools.cache(functools.partial(make_resolvers, settings["resolver"]))
+        Child(daemon, resolvers, most_lookups()).serve()
+
+
+class Resolvers(NamedTuple):
+    """What makes the lookups with one time limit."""
+
+    policies: Resolver
+    dane: DaneResolver
+
+
+def make_resolvers(arguments: Mapping[str, Any], timeout: float) -> Resolvers:
+    """Return resolvers with these arguments, and a time limit in seconds."""
+    dns = {name: arguments[name] for name in _DNS_ARGUMENTS if name in arguments}
+    others = {name: arguments[name] for name in arguments if name != "trust_ad"}
+    if "proxy" in others:
+        others["proxy"] = Proxy(**others["proxy"])
+    return Resolvers(Resolver(timeout, **others), DaneResolver(timeout, **dns))
 
 
 def most_lookups() -> int:
@@ -118,15 +140,15 @@ class Child:
     """Looks up what the daemon asks, and sends the results.
 
     `daemon`: the socket to the daemon.
-    `resolver`: returns the resolver for a time limit in seconds.
+    `resolvers`: returns those for a time limit in seconds.
     `most`: lookups at once.
     """
 
     def __init__(
-        self, daemon: socket.socket, resolver: Callable[[float], Resolver], most: int
+        self, daemon: socket.socket, resolvers: Callable[[float], Resolvers], most: int
     ) -> None:
         self._daemon = daemon
-        self._resolver = resolver
+        self._resolvers = resolvers
         self._loop = Loop(daemon.fileno(), most)
         self._results: list[tuple[int, Result]] = []
 
@@ -153,8 +175,9 @@ class Child:
 
     def _begin(self, message: bytes) -> None:
         number, what, (domain, timeout, *known_ids) = read(message)
-        steps = _answer(self._resolver(timeout), what, domain, known_ids)
-        self._loop.start(steps, functools.partial(self._done, number))
+        steps = _answer(self._resolvers(timeout), what, domain, known_ids)
+        size = _DANE_SIZE if what in (DANE, WHOLE_DANE) else 1
+        self._loop.start(steps, functools.partial(self._done, number), size)
 
     def _done(self, number: int, result: Result) -> None:
         self._results.append((number, result))
@@ -185,10 +208,10 @@ class Child:
         return True
 
 
-def _answer(resolver: Resolver, what: str, domain: str, known_ids: list[str]) -> Steps[Result]:
+def _answer(resolvers: Resolvers, what: str, domain: str, known_ids: list[str]) -> Steps[Result]:
     """Answer one question. An internal error ends this lookup alone."""
     try:
-        result: Result = yield from _look_up(resolver, what, domain, known_ids)
+        result: Result = yield from _look_up(resolvers, what, domain, known_ids)
         return result
     except NoTurn:
         return Failure(Cause.PROCESS, "it got no CPU for 15 seconds: this host has too much to do")
@@ -197,13 +220,16 @@ def _answer(resolver: Resolver, what: str, domain: str, known_ids: list[str]) ->
         return Failure(Cause.PROCESS, f"{type(error).__name__}: {error}")
 
 
-def _look_up(resolver: Resolver, what: str, domain: str, known_ids: list[str]) -> Steps[Any]:
+def _look_up(resolvers: Resolvers, what: str, domain: str, known_ids: list[str]) -> Steps[Any]:
     if what == RESOLVE:
-        return resolver.steps_of_resolve(domain, *known_ids)
+        return resolvers.policies.steps_of_resolve(domain, *known_ids)
     if what == POLICY_ID:
-        return resolver.steps_of_policy_id(domain)
+        return resolvers.policies.steps_of_policy_id(domain)
     if what == FETCH:
-        return resolver.steps_of_fetch(domain)
+        return resolvers.policies.steps_of_fetch(domain)
+    next_hop = parse_next_hop(domain.encode())
+    if what in (DANE, WHOLE_DANE) and next_hop is not None:
+        return resolvers.dane.steps_of_look_up(next_hop, whole=what == WHOLE_DANE)
     raise ValueError(f"not a lookup: {what!a}")
 
 

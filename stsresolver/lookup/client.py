@@ -1,8 +1,8 @@
 """What the daemon asks of its resolver processes, and which results it accepts.
 
-`LookupClient` has the methods of a `Resolver`, by callback. The process that answers may be
-compromised. `messages` checks the grammar of its results, and this module refuses a result that
-does not answer the question. Every failure is a result. No method raises for it.
+`LookupClient` has the methods of a `Resolver` and a `DaneResolver`, by callback. The process that
+answers may be compromised. `messages` checks the grammar of its results, and this module refuses a
+result that does not answer the question. Every failure is a result. No method raises for it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeGuard
 
+from ..dane.states import Dane, Verdict
+from ..mta_sts.next_hop import NextHop
 from ..mta_sts.policy import Policy
 from ..mta_sts.results import Cause, Failure, Found, Lookup, NoPolicy, NotChanged
-from .messages import FETCH, POLICY_ID, RESOLVE, Result
+from .messages import DANE, FETCH, POLICY_ID, RESOLVE, WHOLE_DANE, Result
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class Asked(Protocol):
 
 
 class LookupClient:
-    """Has the processes look up policies, within `timeout` seconds for DNS and for HTTPS each.
+    """Has the processes make lookups, within `timeout` seconds for DNS and for HTTPS each.
 
     Domains are A-labels. `done` is called once with the result, at once or on another thread. It
     must not block. The questions are sent when the processes are told to `flush`. Several threads
@@ -72,13 +74,32 @@ class LookupClient:
 
         self._asked.ask(FETCH, domain, self._timeout, (), checked)
 
+    def begin_dane(
+        self, next_hop: NextHop, done: Callable[[Dane | Failure], None], *, whole: bool = False
+    ) -> None:
+        """Look at what DNS says of DANE for `next_hop`. A failure is one of the process.
+
+        Unless `whole`, the first host with TLSA records ends it.
+        """
+
+        def checked(result: Result) -> None:
+            match result:
+                case Dane() | Failure(Cause.PROCESS):
+                    done(result)
+                case _:
+                    done(_refused(result))
+
+        what = WHOLE_DANE if whole else DANE
+        self._asked.ask(what, str(next_hop), self._timeout, (), checked)
+
 
 class Ending(NamedTuple):
     """How a lookup ended.
 
-    `what`: `POLICY_ID` or `FETCH`.
-    `result`: "found" (an id or a policy), "none" (the domain has no policy) or "failure".
-    `cause`: None if `result` is "found".
+    `what`: `POLICY_ID`, `FETCH` or `DANE`.
+    `result`: "found" (an id, a policy, or hosts with TLSA records that can be used), "none" (the
+    domain has none of these) or "failure".
+    `cause`: of a failure, and of having no policy.
     """
 
     what: str
@@ -96,11 +117,22 @@ ENDINGS = (
     *(Ending(POLICY_ID, "failure", cause) for cause in Cause if cause.in_any_step),
     Ending(FETCH, "found", None),
     *(Ending(FETCH, "failure", cause) for cause in Cause if not cause.by_record),
+    Ending(DANE, "found", None),
+    Ending(DANE, "none", None),
+    Ending(DANE, "failure", Cause.DNS),
+    Ending(DANE, "failure", Cause.PROCESS),
 )
+_BY_VERDICT = {
+    Verdict.DANE: Ending(DANE, "found", None),
+    Verdict.POLICY: Ending(DANE, "none", None),
+    Verdict.UNKNOWN: Ending(DANE, "failure", Cause.DNS),
+}
 
 
 def endings(what: str, result: Result) -> tuple[Ending, ...]:
     """Return how the lookup of the record, the fetch, or both ended, given their `result`."""
+    if what in (DANE, WHOLE_DANE):
+        return (_dane_ending(result),)
     if what != RESOLVE:
         return (_ending(what, result),)
     if isinstance(result, Found) or (isinstance(result, Failure) and result.id):
@@ -114,6 +146,12 @@ def _ending(what: str, result: Result) -> Ending:
     if isinstance(result, NoPolicy):
         return Ending(what, "none", result.cause)
     return Ending(what, "found", None)
+
+
+def _dane_ending(result: Result) -> Ending:
+    if isinstance(result, Dane):
+        return _BY_VERDICT[result.verdict]
+    return Ending(DANE, "failure", Cause.PROCESS)
 
 
 def _resolves(result: Result, known_ids: tuple[str, ...]) -> TypeGuard[Lookup]:

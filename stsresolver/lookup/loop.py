@@ -55,14 +55,16 @@ class _Lookup:
     `ready`: since when it is ready (monotonic), None while it waits or runs.
     `came`: the descriptors whose event came, while it is ready.
     `late`: seconds for which it was ready before.
+    `size`: as how many lookups it counts.
     `used`: seconds of CPU, those in advance for what it has received included.
     """
 
-    __slots__ = ("came", "done", "late", "ready", "steps", "used", "wait")
+    __slots__ = ("came", "done", "late", "ready", "size", "steps", "used", "wait")
 
-    def __init__(self, steps: Steps[Any], done: Callable[[Any], None]) -> None:
+    def __init__(self, steps: Steps[Any], done: Callable[[Any], None], size: int) -> None:
         self.steps = steps
         self.done = done
+        self.size = size
         self.wait: Wait | None = None
         self.ready: float | None = None
         self.came: Collection[int] = ()
@@ -97,10 +99,10 @@ class Loop:
         # Since when a question is put off (monotonic), inf while none is.
         self._asked = math.inf
 
-    def start(self, steps: Steps[Any], done: Callable[[Any], None]) -> None:
-        """Begin a lookup. `done` is called once with its result."""
-        self._under_way += 1
-        lookup = _Lookup(steps, done)
+    def start(self, steps: Steps[Any], done: Callable[[Any], None], size: int = 1) -> None:
+        """Begin a lookup, which counts as `size`. `done` is called once with its result."""
+        self._under_way += size
+        lookup = _Lookup(steps, done, size)
         # A generator that was not started takes only None.
         self._run(lookup, steps.send, None)
 
@@ -186,7 +188,7 @@ class Loop:
                 why = "the system has no room to wait for a socket"
                 wait = lookup.steps.throw(OSError(errno.ENOMEM, why))
         except StopIteration as end:
-            self._under_way -= 1
+            self._under_way -= lookup.size
             lookup.done(end.value)
         lookup.used += time.thread_time() - before + clock.received * BYTE
 

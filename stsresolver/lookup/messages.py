@@ -11,18 +11,24 @@ wrong, for anything that the other side never writes.
 
 from __future__ import annotations
 
+import enum
 import json
-from typing import Any
+from typing import Any, TypeVar
 
+from ..dane.states import Dane, DaneHost, HostState, MxState
 from ..mta_sts.policy import MAX_STORED_SIZE, Policy, parse_policy
 from ..mta_sts.record import checked_id
 from ..mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 
-# Questions, named like the methods of `Resolver`. Each has a domain and a timeout. The known ids
-# follow those of `RESOLVE`.
+# Questions about a policy, named like the methods of `Resolver`. Each has a domain and a timeout.
+# The known ids follow those of `RESOLVE`.
 POLICY_ID = "policy id"
 FETCH = "fetch"
 RESOLVE = "resolve"
+# Questions about DANE. Each has a next hop, as Postfix writes it, and a timeout. The first one ends
+# with the first host that has TLSA records, the second one with the last host.
+DANE = "dane"
+WHOLE_DANE = "whole dane"
 # Other types of messages, and of results.
 HELLO = "hello"
 LOG = "log"
@@ -32,6 +38,7 @@ _FOUND = "found"
 _NOT_CHANGED = "not changed"
 _NO_POLICY = "no policy"
 _FAILURE = "failure"
+_STATES = "states"
 
 # Bytes of a packet: room for the largest stored policy, with each quote and backslash escaped.
 MAX_MESSAGE = 2 * MAX_STORED_SIZE + 4096
@@ -39,8 +46,17 @@ MAX_MESSAGE = 2 * MAX_STORED_SIZE + 4096
 MAX_LINE = 4000
 _MAX_DETAIL = 1000
 _MAX_TTL = 2**31
+# Hosts of a next hop, characters of their names (RFC 1035 §2.3.4, with each byte escaped) and of
+# what is said of each: all of them fit a message.
+_MAX_HOSTS = 32
+_MAX_NAME = 1020
+_MAX_HOST_DETAIL = 200
+# The hosts that decide the verdict are not left out.
+_DECIDING = (HostState.USABLE, HostState.FAILED)
 
-Result = str | Policy | Found | NotChanged | NoPolicy | Failure
+_State = TypeVar("_State", bound=enum.Enum)
+
+Result = str | Policy | Found | NotChanged | NoPolicy | Failure | Dane
 
 # Made once: `json.dumps` makes one for each message.
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -81,6 +97,14 @@ def write_result(number: int, result: Result) -> bytes:
         case Failure():
             values = [result.cause.name, result.detail[:_MAX_DETAIL]]
             return write(number, _FAILURE, *values, *([result.id] if result.id else []))
+        case Dane():
+            hosts = sorted(result.hosts, key=lambda host: host.state not in _DECIDING)
+            said = [
+                [host.name, host.state.name, host.detail[:_MAX_HOST_DETAIL]]
+                for host in hosts[:_MAX_HOSTS]
+            ]
+            detail = result.detail[:_MAX_DETAIL]
+            return write(number, _STATES, result.mx.name, said, detail, result.ttl)
 
 
 def read_result(what: str, values: list[Any]) -> Result:
@@ -95,11 +119,14 @@ def read_result(what: str, values: list[Any]) -> Result:
         case "not changed", [str(text)]:
             return NotChanged(checked_id(text.encode()))
         case "no policy", [str(cause), str(detail), int(ttl)]:
-            return NoPolicy(_cause(cause), _detail(detail), max(0, min(ttl, _MAX_TTL)))
+            return NoPolicy(_member(Cause, cause), _detail(detail), max(0, min(ttl, _MAX_TTL)))
         case "failure", [str(cause), str(detail)]:
-            return Failure(_cause(cause), _detail(detail))
+            return Failure(_member(Cause, cause), _detail(detail))
         case "failure", [str(cause), str(detail), str(text)]:
-            return Failure(_cause(cause), _detail(detail), checked_id(text.encode()))
+            return Failure(_member(Cause, cause), _detail(detail), checked_id(text.encode()))
+        case "states", [str(mx), list(hosts), str(detail), int(ttl)] if len(hosts) <= _MAX_HOSTS:
+            ttl = max(0, min(ttl, _MAX_TTL))
+            return Dane(_member(MxState, mx), tuple(map(_host, hosts)), _detail(detail), ttl)
     raise ValueError(f"unknown type of result, or wrong values: {what[:40]!a}")
 
 
@@ -115,8 +142,16 @@ def _detail(text: str) -> str:
     return text[:_MAX_DETAIL].encode(errors="backslashreplace").decode()
 
 
-def _cause(name: str) -> Cause:
+def _host(values: Any) -> DaneHost:
+    match values:
+        case [str(name), str(state), str(detail)] if name.isascii() and name.isprintable():
+            detail = _detail(detail)[:_MAX_HOST_DETAIL]
+            return DaneHost(name[:_MAX_NAME], _member(HostState, state), detail)
+    raise ValueError("a host without name, state or detail")
+
+
+def _member(kind: type[_State], name: str) -> _State:
     try:
-        return Cause[name]
+        return kind[name]
     except KeyError:
-        raise ValueError(f"unknown cause: {name[:40]!a}") from None
+        raise ValueError(f"unknown {kind.__name__}: {name[:40]!a}") from None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from ..counters import Durations, Tally
 from ..mta_sts.results import Cause, Failure
 from .client import ENDINGS, LookupClient, endings
-from .messages import FETCH, POLICY_ID, RESOLVE, Result
+from .messages import DANE, FETCH, POLICY_ID, RESOLVE, WHOLE_DANE, Result
 from .quarantine import LEFT_ALONE, Quarantine
 from .questions import Wanted
 from .supervisor import Died, ResolverProcess, StartError
@@ -37,6 +37,7 @@ _LOOK = 0.2
 _AGAIN = 60.0
 # Processes that may drain when the settings change once more. Beyond them, the change waits.
 _MOST_DRAINING = 4
+_QUESTIONS = (RESOLVE, POLICY_ID, FETCH, DANE, WHOLE_DANE)
 
 
 class ResolverPool:
@@ -48,7 +49,7 @@ class ResolverPool:
 
     def __init__(self, resolver: Mapping[str, object]) -> None:
         self.endings = Tally(ENDINGS)
-        self.seconds = {what: Durations() for what in (RESOLVE, POLICY_ID, FETCH)}
+        self.seconds = {what: Durations() for what in _QUESTIONS}
         self._resolver = resolver
         self._most = min(_MOST, len(os.sched_getaffinity(0)))
         # Guards the attributes below. They are read without it.

@@ -31,7 +31,7 @@ from ..cache.memory import MemoryStore
 from ..cache.store import Cache
 from ..config.settings import CacheSettings, RedisCache
 from ..counters import BOUNDS, Durations
-from ..lookup.messages import FETCH, POLICY_ID, RESOLVE
+from ..lookup.messages import DANE, FETCH, POLICY_ID, RESOLVE, WHOLE_DANE
 from ..lookup.pool import ResolverPool
 from ..mta_sts.policy import Mode
 from ..policies.faults import Fault
@@ -46,7 +46,13 @@ from .health import Health
 from .http_server import Page
 
 # What is asked of the world, and how.
-_STEPS = {POLICY_ID: "dns", FETCH: "https", RESOLVE: "resolve"}
+_STEPS = {
+    POLICY_ID: "dns",
+    FETCH: "https",
+    RESOLVE: "resolve",
+    DANE: "dane",
+    WHOLE_DANE: "whole_dane",
+}
 
 
 class Parts(Protocol):

@@ -23,11 +23,17 @@ class NextHop(NamedTuple):
     `domain`: its name in A-labels, the policy domain (RFC 8461 §3.4).
     `is_host`: the name stands in brackets, so that Postfix looks for no MX records of it.
     `port`: number or service name, "" for none.
+
+    `str` gives it as Postfix writes it.
     """
 
     domain: str
-    is_host: bool
-    port: str
+    is_host: bool = False
+    port: str = ""
+
+    def __str__(self) -> str:
+        name = f"[{self.domain}]" if self.is_host else self.domain
+        return f"{name}:{self.port}" if self.port else name
 
 
 def policy_domain(next_hop: bytes) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from stsresolver.cache.entry import Entry
 from stsresolver.config import keys
 from stsresolver.config.settings import Config, Zone
+from stsresolver.dane.states import Dane
 from stsresolver.lookup import messages
 from stsresolver.mta_sts import fetch
 from stsresolver.mta_sts.discovery import Discovery
@@ -277,6 +278,8 @@ def lookup_message(data: bytes) -> None:
         assert an_id(result.id)
     elif isinstance(result, Failure):
         assert not result.id or an_id(result.id)
+    elif isinstance(result, Dane):
+        assert all(host.name.isprintable() for host in result.hosts)
     str(result).encode()
 
 

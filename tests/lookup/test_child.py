@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from stsresolver import Resolver
+from stsresolver.dane.resolver import DaneResolver
 from stsresolver.lookup import backoff
 from stsresolver.lookup import child as child_program
-from stsresolver.lookup.child import Child
+from stsresolver.lookup.child import Child, Resolvers, make_resolvers
 from stsresolver.lookup.messages import MAX_MESSAGE, read, read_result, write
 from stsresolver.lookup.program import spawn
 from stsresolver.mta_sts.policy import parse_policy
@@ -48,7 +48,7 @@ def test_a_policy_that_the_socket_cannot_take_is_a_failure_of_the_fetch(result, 
     daemon, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with daemon, theirs:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        one = Child(theirs, lambda timeout: Resolver(), 1)
+        one = Child(theirs, lambda timeout: make_resolvers({}, timeout), 1)
         one._done(7, result)
         one._send()
         number, *said = read(daemon.recv(MAX_MESSAGE))
@@ -166,7 +166,7 @@ def test_a_lookup_that_gets_no_turn_is_a_failure_of_ours():
             except OSError:
                 raise AssertionError("taken for an error of the network") from None
 
-    steps = child_program._answer(Slow(), "fetch", "example.com", [])
+    steps = child_program._answer(Resolvers(Slow(), DaneResolver()), "fetch", "example.com", [])
     next(steps)
     with pytest.raises(StopIteration) as end:
         steps.throw(NoTurn())

@@ -10,6 +10,7 @@ import pytest
 
 from stsresolver.lookup import questions, resolver_process, supervisor
 from stsresolver.lookup.messages import MAX_MESSAGE
+from stsresolver.mta_sts.next_hop import NextHop
 from stsresolver.mta_sts.results import Cause, Failure
 from tests.lookup.processes import TIMEOUT, errors, logged, ready, state
 from tests.support.socketmap_client import wait_for
@@ -53,6 +54,7 @@ asked()
         '"policy", "x:y\\n" * 60_000',
         "1, 2, 3",
         '"hello", "1"',
+        '"states", "SECURE", [["mx", "EVIL", ""]], "", 5',
     ],
 )
 def test_an_answer_that_cannot_be(process, child, caplog, answer):
@@ -63,7 +65,10 @@ def test_an_answer_that_cannot_be(process, child, caplog, answer):
         result = look_up("example.com")
         assert isinstance(result, Failure), result
         assert result.cause is Cause.PROCESS
-    assert len(errors(caplog)) == 3
+    result = lookups.dane(NextHop("example.com"))
+    assert isinstance(result, Failure), result
+    assert result.cause is Cause.PROCESS
+    assert len(errors(caplog)) == 4
     assert "invalid message from the resolver process" in errors(caplog)[0]
 
 
@@ -80,6 +85,7 @@ while True:
     assert lookups.policy_id("example.com") == answer
     assert lookups.fetch("example.com") == answer
     assert lookups.resolve("example.com") == answer
+    assert lookups.dane(NextHop("example.com")) == answer
     assert all("answered another question" in line for line in errors(caplog))
 
 

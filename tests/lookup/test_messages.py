@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from stsresolver.dane.states import Dane, DaneHost, HostState, MxState, Verdict
 from stsresolver.lookup.messages import (
     FETCH,
     LOG,
@@ -49,6 +50,12 @@ def returned(result: object) -> object:
         (Failure(Cause.DNS), "no detail"),
         (Failure(Cause.TLS, "line\nline \u2028 \x1b[2J é 🦀"), "a stranger's text"),
         *((Failure(cause, "x"), "each cause has its name") for cause in Cause),
+        (Dane(MxState.FAILED, (), "SERVFAIL", 5), "what DNS does not say of DANE"),
+        *((Dane(mx, ttl=60), "each state of MX records") for mx in MxState),
+        *(
+            (Dane(MxState.HOST, (DaneHost("\\000\\.x", state, "é"),)), "each state of a host")
+            for state in HostState
+        ),
     ],
 )
 def test_a_result_comes_back_equal(result, why):
@@ -81,6 +88,23 @@ def test_the_largest_policy_fits_a_packet(field):
         assert len(message) <= MAX_MESSAGE
         number, what, values = read(message)
         assert (number, read_result(what, values)) == (2**63, result)
+
+
+def test_no_more_hosts_than_fit_a_packet():
+    """Those that decide the verdict come first, and the verdict stays."""
+    name = "\\255" * 255
+    others = [DaneHost(name, HostState.NO_TLSA, "\x00" * 1000)] * 200
+    for deciding, expected in (
+        (HostState.USABLE, Verdict.DANE),
+        (HostState.FAILED, Verdict.UNKNOWN),
+    ):
+        last = DaneHost(name, deciding, "\x00" * 1000)
+        message = write_result(2**63, Dane(MxState.SECURE, (*others, last), "\x00" * 1000))
+        assert len(message) <= MAX_MESSAGE
+        _, what, values = read(message)
+        found = read_result(what, values)
+        assert len(found.hosts) == 32
+        assert (found.hosts[0].state, found.verdict) == (deciding, expected)
 
 
 def test_a_long_detail_is_cut():
@@ -181,6 +205,16 @@ def test_no_message(message, why):
         ("not changed", [], "no id that is known"),
         ("not changed", ["a b"], "a known id with a space"),
         ("not changed", [None], "nothing as known id"),
+        ("states", ["SECURE", [], ""], "no time to live"),
+        ("states", ["secure", [], "", 5], "no state of MX records"),
+        ("states", ["USABLE", [], "", 5], "the state of a host"),
+        ("states", ["SECURE", "mx", "", 5], "hosts as text"),
+        ("states", ["SECURE", [["mx", "USABLE", ""]] * 33, "", 5], "too many hosts"),
+        ("states", ["SECURE", [["mx", "SECURE", ""]], "", 5], "no state of a host"),
+        ("states", ["SECURE", [["mx", "USABLE"]], "", 5], "a host without a detail"),
+        ("states", ["SECURE", [["m\nx", "USABLE", ""]], "", 5], "a name of two lines"),
+        ("states", ["SECURE", [["é", "USABLE", ""]], "", 5], "a name that is not ASCII"),
+        ("states", ["SECURE", [[b"mx".hex(), "USABLE", None]], "", 5], "nothing as detail"),
         ("resolved", ["1"], "no such result"),
         ("", [], "no word at all"),
     ],

@@ -291,4 +291,5 @@ def test_record_and_policy_are_counted_each_though_asked_for_at_once(several, re
     assert {kind for kind, number in one.endings.read().items() if number} == set(ended)
     assert sum(one.endings.read().values()) == len(ended)
     counted = {what: sum(seconds.read()[0]) for what, seconds in one.seconds.items()}
-    assert counted == {RESOLVE: 1, POLICY_ID: 0, FETCH: 0}
+    assert {what for what, number in counted.items() if number} == {RESOLVE}
+    assert counted[RESOLVE] == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stsresolver.mta_sts.next_hop import policy_domain
+from stsresolver.mta_sts.next_hop import NextHop, parse_next_hop, policy_domain
 
 LABEL_63 = "a" * 63
 NAME_253 = ".".join(["a" * 49] * 5) + ".com"
@@ -135,3 +135,18 @@ NEXT_HOPS = [
 def test_next_hop(next_hop, domain, why):
     key = next_hop if isinstance(next_hop, bytes) else next_hop.encode()
     assert policy_domain(key) == domain, why
+
+
+@pytest.mark.requirement("KEY-1")
+@pytest.mark.parametrize(
+    ("next_hop", "parts"),
+    [
+        ("example.com", NextHop("example.com")),
+        ("example.com:587", NextHop("example.com", port="587")),
+        ("[example.com]", NextHop("example.com", is_host=True)),
+        ("[example.com]:smtp", NextHop("example.com", is_host=True, port="smtp")),
+    ],
+)
+def test_a_next_hop_is_written_as_postfix_writes_it(next_hop, parts):
+    assert parse_next_hop(next_hop.encode()) == parts
+    assert str(parts) == next_hop
