@@ -7,6 +7,7 @@ a restart. Making a service raises `StoreError` where the cache cannot be used.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 
@@ -14,7 +15,10 @@ from .cache.layered import LayeredStore
 from .config.settings import Config
 from .lookup.absence import AbsenceWatch
 from .lookup.pool import ResolverPool
+from .net import resolv_conf
+from .net.dns_servers import named
 from .net.proxy import Proxy
+from .policies.dane_states import DaneStates
 from .policies.in_force import Policies
 from .policies.proactive import Proactive
 from .policies.renewal_times import RenewalTimes
@@ -23,11 +27,14 @@ from .socketmap.answer import Answers, ReplyCounts
 from .socketmap.server import SocketmapServer
 from .stores.opening import open_cache
 
+log = logging.getLogger(__name__)
+
 # Keys whose change takes effect as soon as it is read.
 _CHANGEABLE = (
     "cache_grace",
     "shutdown_timeout",
     "workers",
+    "dns",
     "https_proxy",
     "no_proxy",
     "proactive",
@@ -47,15 +54,17 @@ class Service:
         self.server = server
         self._config = config
         self.cache = open_cache(config.cache, config.cache_grace)
-        self.resolver = ResolverPool(_reach(proxy))
+        self.resolver = ResolverPool(_reach(config, proxy))
+        lookups = functools.cache(self.resolver.lookups)
+        self.dane = DaneStates(lookups, flush=self.resolver.flush)
         self.policies = Policies(
             self.cache,
-            functools.cache(self.resolver.lookups),
+            lookups,
             times=_times(config),
             blocking=server.hand if self.cache.blocks else None,
             behind=server.behind,
             flush=self.resolver.flush,
-            changed=server.forget,
+            changed=self._forget,
         )
         server.after_turn = self.resolver.flush
         self.proactive = Proactive(
@@ -64,12 +73,14 @@ class Service:
             settings=config.proactive,
             behind=server.behind,
             timeout=config.default_zone.timeout,
+            also=self._renew_dane,
         )
         self._watch: AbsenceWatch | None = None
         # Other processes can be on a store alone.
         self._revocations = RevocationWatch(self.policies) if self.cache.blocks else None
         self.replies = ReplyCounts()
-        server.source = self._answers(config)
+        self.answers = server.source = self._answers(config)
+        _look_for_validation(config)
 
     def start(self, give_up: Callable[[], None] | None = None) -> None:
         """Begin to look policies up.
@@ -101,7 +112,7 @@ class Service:
 
     def reload(self, config: Config, proxy: Proxy | None) -> list[str]:
         """Go by `config` from now on; return the keys whose change has to wait for a restart."""
-        self.resolver.change(_reach(proxy))
+        self.resolver.change(_reach(config, proxy))
         self.server.workers = config.workers
         self.server.shutdown_timeout = config.shutdown_timeout
         if isinstance(self.cache, LayeredStore):
@@ -110,7 +121,9 @@ class Service:
         self.policies.times = _times(config)
         self.proactive.timeout = config.default_zone.timeout
         self.proactive.settings = proactive
-        self.server.switch(self._answers(config))
+        self.answers = self._answers(config)
+        self.server.switch(self.answers)
+        _look_for_validation(config)
         kept = [
             field.name
             for field in fields(Config)
@@ -121,7 +134,16 @@ class Service:
         return kept
 
     def _answers(self, config: Config) -> Answers:
-        return Answers(self.policies, config.default_zone, config.zones, self.replies)
+        zones = config.default_zone, config.zones
+        return Answers(self.policies, *zones, self.replies, self.dane)
+
+    def _renew_dane(self, domain: str) -> None:
+        self.answers.renew_dane(domain)
+
+    def _forget(self, domain: str) -> None:
+        """Answer no more what was said of a domain."""
+        self.dane.forget(domain)
+        self.server.forget(domain)
 
 
 def _times(config: Config) -> RenewalTimes:
@@ -129,6 +151,27 @@ def _times(config: Config) -> RenewalTimes:
     return RenewalTimes(config.cache_grace, proactive.interval, proactive.grace_ratio)
 
 
-def _reach(proxy: Proxy | None) -> Mapping[str, object]:
-    """Return the arguments of `Resolver` that say how it gets out."""
-    return {"proxy": asdict(proxy)} if proxy else {}
+def _reach(config: Config, proxy: Proxy | None) -> Mapping[str, object]:
+    """Return the arguments of the resolvers that say whom they ask and how they get out."""
+    dns = {name: value for name, value in asdict(config.dns).items() if value not in ((), None)}
+    return {"proxy": asdict(proxy), **dns} if proxy else dns
+
+
+def _look_for_validation(config: Config) -> None:
+    """Warn where a zone wants DANE, and no name server is believed to validate."""
+    if not any(zone.dane for zone in (config.default_zone, *config.zones.values())):
+        return
+    dns = config.dns
+    try:
+        servers = named(dns.nameservers, 53, trust_ad=dns.trust_ad) or resolv_conf.read_servers(
+            resolv_conf.PATH, 53, trust_ad=dns.trust_ad
+        )
+    except OSError as error:
+        log.warning("dane: %s cannot be read: %s", resolv_conf.PATH, error.strerror)
+        return
+    if not any(server.is_believed for server in servers):
+        log.warning(
+            "dane: off, because no name server is believed to validate by DNSSEC: run one on this"
+            " host, or set dns: {trust_ad: true} if nobody can change what %s answers",
+            ", ".join(map(str, servers)),
+        )

@@ -9,9 +9,9 @@ raise `ConfigError` with one line for each thing that is wrong:
 seconds, over 0 and at most 3600
 
 The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: `owner`, `group`,
-`listen`, `workers`, `log`, `metrics`, `control`, `https_proxy`, `no_proxy`, `tlsrpt` in a zone,
-`unused_after` in `proactive_policy_fetching`. A zone has the built-in default for a key that it
-leaves out, not `default_zone`'s.
+`listen`, `workers`, `log`, `metrics`, `control`, `dns`, `https_proxy`, `no_proxy`, `tlsrpt` and
+`dane` in a zone, `unused_after` in `proactive_policy_fetching`. A zone has the built-in default for
+a key that it leaves out, not `default_zone`'s.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .settings import (
     CacheSettings,
     Config,
     ControlSettings,
+    DnsSettings,
     InternalCache,
     LogSettings,
     MetricsSettings,
@@ -51,6 +52,7 @@ from .values import (
     is_one_word,
     is_socket_path,
     mode,
+    nameservers,
     no_proxy,
     one_of,
     timeout,
@@ -274,6 +276,7 @@ _zone = section(
         "timeout": zone_timeout,
         "require_sni": truth,
         "tlsrpt": truth,
+        "dane": truth,
     },
 )
 
@@ -325,6 +328,7 @@ _KEYS: Mapping[str, Rule] = {
     "log": _log,
     "metrics": _metrics,
     "control": _control,
+    "dns": section(DnsSettings, {"nameservers": nameservers, "trust_ad": truth}),
     "https_proxy": https_proxy,
     "no_proxy": no_proxy,
     "cache": _cache,

@@ -22,12 +22,14 @@ class Zone:
     `timeout`: seconds that DNS may take in all, and HTTPS as well.
     `require_sni`: add `servername=hostname` to the answer (Postfix 3.4 and later).
     `tlsrpt`: give the long answer of Postfix 3.10 and later, with the policy's own text.
+    `dane`: have Postfix verify by DANE alone where DNS says so (RFC 8461 §2).
     """
 
     strict_testing: bool = False
     timeout: float = 4.0
     require_sni: bool = True
     tlsrpt: bool = False
+    dane: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,19 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DnsSettings:
+    """Which name servers are asked, and whether they are believed (`net.dns_servers`).
+
+    `nameservers`: in place of those of resolv.conf(5), empty where these count.
+    `trust_ad`: whether they are believed to validate by DNSSEC; None: those on this host, and all
+    where resolv.conf says `options trust-ad`.
+    """
+
+    nameservers: tuple[str, ...] = ()
+    trust_ad: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ControlSettings:
     """The UNIX socket `path` over which `mta-sts-query cache` asks the daemon."""
 
@@ -173,6 +188,7 @@ class Config:
     log: LogSettings = LogSettings()
     metrics: MetricsSettings | None = None
     control: ControlSettings | None = None
+    dns: DnsSettings = DnsSettings()
     https_proxy: Proxy | None = None
     no_proxy: tuple[str, ...] | None = None
     cache: CacheSettings = InternalCache()

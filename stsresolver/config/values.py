@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
+from ..net.dns_servers import parse_server
 from ..net.proxy import Proxy, ProxyError, parse_no_proxy, parse_proxy
 from .settings import Address, TcpAddress, UnixAddress
 from .yaml_schema import Item, Refused, guess, number
@@ -107,6 +109,28 @@ def one_of(words: Collection[str]) -> Callable[[Item], str]:
         return value
 
     return rule
+
+
+def nameservers(entry: Item) -> tuple[str, ...]:
+    """Return the name servers of a list, each named as `net.dns_servers` reads it."""
+    allowed = (
+        "a list of addresses of name servers, such as 192.0.2.1, 192.0.2.1:53, 2001:db8::1 and"
+        ' "[2001:db8::1]:53"'
+    )
+    if not entry.is_list:
+        raise Refused(allowed)
+    found = [one for item in entry.items() if (one := item.read(partial(_nameserver, allowed)))]
+    return tuple(dict.fromkeys(found))
+
+
+def _nameserver(allowed: str, entry: Item) -> str:
+    value = entry.value
+    try:
+        # What is no text names none, and "" does not either.
+        parse_server(value if isinstance(value, str) else "")
+    except ValueError:
+        raise Refused(allowed) from None
+    return str(value)
 
 
 def https_proxy(entry: Item) -> Proxy:

@@ -34,6 +34,7 @@ from ..counters import BOUNDS, Durations
 from ..lookup.messages import DANE, FETCH, POLICY_ID, RESOLVE, WHOLE_DANE
 from ..lookup.pool import ResolverPool
 from ..mta_sts.policy import Mode
+from ..policies.dane_states import DaneStates
 from ..policies.faults import Fault
 from ..policies.in_force import Policies
 from ..policies.proactive import Proactive
@@ -62,6 +63,7 @@ class Parts(Protocol):
     cache: Cache
     resolver: ResolverPool
     policies: Policies
+    dane: DaneStates
     proactive: Proactive
     replies: ReplyCounts
 
@@ -175,6 +177,8 @@ class _Parts(Collector):
             "Requests that took part in another's lookup.",
             self._service.policies.joined,
         )
+        text = "Next hops whose DANE state is remembered."
+        yield _one("mta_sts_dane_states", text, len(self._service.dane))
         yield _total(
             "mta_sts_policy_changes",
             "Policies that came, changed or ended.",

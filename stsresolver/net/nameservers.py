@@ -30,6 +30,7 @@ from .deadline import BoundedSocket, Deadline, connected, is_out_of_room
 from .dns_messages import Answer, MessageError, Question, Refused, Truncated, is_refusal
 from .dns_servers import DnsServer, configured, named
 from .file_changes import Watch
+from .resolv_conf import read_servers
 from .steps import Steps
 
 log = logging.getLogger(__name__)
@@ -366,13 +367,11 @@ class NameServers:
     def _read(self) -> list[DnsServer]:
         """Return the name servers in resolv.conf."""
         try:
-            with open(self._resolv_conf, encoding="ascii", errors="replace") as file:
-                lines = list(file)
+            return read_servers(self._resolv_conf, self._port, trust_ad=self._trust_ad)
         except OSError as error:
             text = "%s cannot be read, so 127.0.0.1 is asked: %s"
             log.warning(text, self._resolv_conf, error.strerror)
-            lines = []
-        return configured(lines, self._port, trust_ad=self._trust_ad)
+            return configured([], self._port, trust_ad=self._trust_ad)
 
 
 def _exactly(tcp: BoundedSocket, size: int) -> Steps[bytes]:

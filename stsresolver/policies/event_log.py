@@ -17,11 +17,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import cachetools
 
 from ..cache.entry import Entry
+from ..dane.states import DaneHost, Verdict
 from ..mta_sts.policy import Mode, Policy
 from ..mta_sts.results import Cause, Failure, NoPolicy
 from .faults import Fault
@@ -128,6 +129,27 @@ class EventLog:
         fields = {"event": "expired", "before": before}
         text = "policy expired: %s -> no policy (%s)"
         self._log(level, key[0], fields, text, before, why)
+
+    def dane(self, key: Key, verdict: Verdict, why: str, *, first: bool) -> None:
+        """Log what DANE says of a next hop where that is news.
+
+        `key`: with the next hop, as Postfix writes it, in place of the domain.
+        `first`: nothing was known before, so that the policy is no news.
+        """
+        level = logging.DEBUG if first and verdict is Verdict.POLICY else logging.INFO
+        text = "verified by DANE from now on" if verdict is Verdict.DANE else "no DANE: by policy"
+        self._log(level, key[0], {"event": "dane"}, f"{text} (%s)", why)
+
+    def dane_unknown(self, key: Key, why: str) -> None:
+        """Log that DNS does not say whether DANE applies, so that mail waits."""
+        text = "not known whether DANE applies, mail waits: %s"
+        self._log(logging.WARNING, key[0], {"event": "dane unknown"}, text, why)
+
+    def dane_hosts(self, key: Key, hosts: Sequence[DaneHost]) -> None:
+        """Warn of hosts that mail cannot go to, because others have TLSA records."""
+        text = "verified by DANE, so mail goes to none of these hosts: %s"
+        some = ", ".join(map(str, hosts[:4])) + (", ..." if len(hosts) > 4 else "")
+        self._log(logging.WARNING, key[0], {"event": "dane hosts"}, text, some)
 
     def _log(
         self, level: int, domain: str, fields: Mapping[str, str | None], text: str, *values: object

@@ -55,6 +55,7 @@ class Proactive:
     `settings`: may be changed at any time; if not enabled, only ended entries are removed.
     `behind`: runs a job on another thread some time later.
     `timeout`: seconds that DNS may take for a domain, and HTTPS as well; may be changed too.
+    `also`: called for each domain that is looked at.
     `rounds`: rounds so far.
     `failures`: rounds that ended in an internal error.
     `looked_at`: domains looked at so far, by outcome.
@@ -68,6 +69,7 @@ class Proactive:
         settings: ProactiveSettings,
         behind: Callable[[Callable[[], None]], None],
         timeout: float,
+        also: Callable[[str], None] = lambda domain: None,
         clock: Clock = time,
     ) -> None:
         self.settings = settings
@@ -78,6 +80,7 @@ class Proactive:
         self._store = store
         self._policies = policies
         self._behind = behind
+        self._also = also
         self._clock = clock
         self._steady = SteadyClock(clock)
         self._next_purge = clock.monotonic()
@@ -198,6 +201,7 @@ class Proactive:
         """Look at a domain. Runs on a worker."""
         unused_after = self.settings.unused_after
         self._policies.refresh(domain, self.timeout, unused_after, self._looked)
+        self._also(domain)
 
     def _looked(self, result: Refresh) -> None:
         """Count the outcome of a look, on the thread where it ended."""

@@ -1,7 +1,8 @@
 """From a request of Postfix to its answer: zone and next hop in, socketmap reply out.
 
 The answers are TLS policies (smtp_tls_policy_maps, postconf(5)) in the form of socketmap_table(5):
-`OK secure match=...` for a policy to be enforced, `NOTFOUND ` where Postfix's own settings apply,
+`OK secure match=...` for a policy to be enforced, `OK dane-only` where DANE comes before it
+(RFC 8461 §2), `NOTFOUND ` where Postfix's own settings apply,
 `TEMP ` and a reason, which Postfix logs, where it is not known what applies (`policies.faults`),
 `PERM ` for what is no request. No text of a policy can add or remove an attribute: the grammar of
 `mta_sts.policy` and `_policy_strings` make sure of it.
@@ -13,10 +14,14 @@ import enum
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 
 from ..config.settings import Zone
-from ..mta_sts.next_hop import policy_domain
+from ..dane.states import Verdict
+from ..mta_sts.next_hop import NextHop, parse_next_hop, policy_domain
 from ..mta_sts.policy import Mode, Policy
+from ..policies.dane_states import DaneState, DaneStates
 from ..policies.faults import Fault
 from ..policies.in_force import InForce, Policies
 from .netstring import MAX_REPLY, encode
@@ -25,6 +30,8 @@ from .reply_cache import Reply, ReplyCount
 log = logging.getLogger(__name__)
 
 _NOT_FOUND = b"NOTFOUND "
+_DANE_ONLY = b"OK dane-only"
+_DANE_UNKNOWN = "DNS does not say whether DANE applies to this next hop"
 _OWN_FIELDS = ("version: ", "mode: ", "max_age: ", "mx: ")
 # Longer lists do not pass between Postfix's smtp(8) and tlsproxy(8) (ARGV_ATTR_MAX).
 _MAX_STRINGS = 1024
@@ -36,6 +43,7 @@ class Outcome(enum.Enum):
     """What a reply says: its first word in socketmap_table(5)."""
 
     POLICY = "policy"
+    DANE = "dane"
     NONE = "none"
     TEMPORARY = "temporary"
     MALFORMED = "malformed"
@@ -63,6 +71,8 @@ class Answers:
     """Answers requests, each in the zone that its map name says.
 
     An unknown map name means `default_zone`, and counts as DEFAULT_ZONE in `counts`.
+    `dane`: needed where a zone has the option `dane`, or mail waits there. It is asked where a
+    policy is to be enforced: a domain without one is Postfix's own business.
     """
 
     def __init__(
@@ -71,9 +81,11 @@ class Answers:
         default_zone: Zone,
         zones: Mapping[str, Zone],
         counts: ReplyCounts | None = None,
+        dane: DaneStates | None = None,
     ) -> None:
         counts = counts or ReplyCounts()
         self._policies = policies
+        self._dane = dane
         self._default_zone = default_zone, counts.of(DEFAULT_ZONE)
         self._zones = {name.encode(): (zone, counts.of(name)) for name, zone in zones.items()}
 
@@ -99,32 +111,59 @@ class Answers:
 
     def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
         """Call `deliver` once with the reply, now or later and on another thread."""
-        zone, counts, domain = self._asked(request)
-        if domain is None:
+        zone, counts, next_hop = self._asked(request)
+        if next_hop is None:
             deliver(Reply(encode(_NOT_FOUND), math.inf, count=counts[Outcome.NONE]))
             return
 
         def answered(in_force: InForce) -> None:
             try:
-                reply = _reply(in_force, domain, zone, counts)
+                reply = _reply(in_force, next_hop.domain, zone, counts)
+                if zone.dane and reply.count is counts[Outcome.POLICY]:
+                    assert self._dane is not None
+                    self._dane.ask(next_hop, zone.timeout, partial(with_dane, reply))
+                    return
             except Exception:
-                log.exception("%s: internal error while answering a request", domain)
+                log.exception("%s: internal error while answering a request", next_hop.domain)
                 reply = _temporary(Fault.BUG.value, counts)
             deliver(reply)
 
-        self._policies.ask(domain, zone.timeout, answered)
+        def with_dane(reply: Reply, state: DaneState) -> None:
+            deliver(_with_dane(reply, state, counts))
+
+        if zone.dane and self._dane is not None and self._enforces(next_hop.domain, zone):
+            # Beside the look at the policy, whose answer joins this lookup.
+            self._dane.ask(next_hop, zone.timeout, lambda state: None)
+        self._policies.ask(next_hop.domain, zone.timeout, answered)
 
     def cached(self, request: bytes) -> Reply:
         """Return the reply that can be given now: the policy known to be in force, else `TEMP `."""
-        zone, counts, domain = self._asked(request)
-        in_force = self._policies.cached(domain, zone.timeout) if domain else None
-        if domain is None or in_force is None:
+        zone, counts, next_hop = self._asked(request)
+        in_force = self._policies.cached(next_hop.domain, zone.timeout) if next_hop else None
+        if next_hop is None or in_force is None:
             return _temporary("no answer in time", counts)
-        return _reply(in_force, domain, zone, counts)
+        reply = _reply(in_force, next_hop.domain, zone, counts)
+        if not zone.dane or reply.count is not counts[Outcome.POLICY]:
+            return reply
+        state = self._dane.cached(next_hop, zone.timeout) if self._dane is not None else None
+        if state is None:
+            return _temporary(_DANE_UNKNOWN, counts)
+        return _with_dane(reply, state, counts)
 
-    def _asked(self, request: bytes) -> tuple[Zone, Counts, str | None]:
+    def renew_dane(self, domain: str) -> None:
+        """Look at DANE again for a domain with a policy that a zone with `dane` enforces."""
+        for zone in {zone for zone, _ in (self._default_zone, *self._zones.values())}:
+            if zone.dane and self._dane is not None and self._enforces(domain, zone):
+                self._dane.renew(NextHop(domain), zone.timeout)
+
+    def _asked(self, request: bytes) -> tuple[Zone, Counts, NextHop | None]:
         name, _, next_hop = request.partition(b" ")
-        return *self._zones.get(name, self._default_zone), policy_domain(next_hop)
+        return *self._zones.get(name, self._default_zone), parse_next_hop(next_hop)
+
+    def _enforces(self, domain: str, zone: Zone) -> bool:
+        """Say whether a policy is known that the zone enforces."""
+        in_force = self._policies.cached(domain, zone.timeout)
+        return in_force is not None and _enforced(in_force.policy, zone)
 
 
 def _temporary(why: str, counts: Counts) -> Reply:
@@ -145,9 +184,22 @@ def _reply(in_force: InForce, domain: str, zone: Zone, counts: Counts) -> Reply:
     return Reply(encode(text), in_force.until, domain, in_force.change, counts[outcome])
 
 
+def _with_dane(reply: Reply, state: DaneState, counts: Counts) -> Reply:
+    """Return the reply where DANE is in `state`; `reply`: the one of the policy alone."""
+    match state.verdict:
+        case Verdict.POLICY:
+            return replace(reply, until=min(reply.until, state.until))
+        case Verdict.DANE:
+            text, outcome = _DANE_ONLY, Outcome.DANE
+        case Verdict.UNKNOWN:
+            text, outcome = _temp(_DANE_UNKNOWN), Outcome.TEMPORARY
+    until = min(reply.until, state.until)
+    return replace(reply, data=encode(text), until=until, count=counts[outcome])
+
+
 def answer(policy: Policy | None, domain: str, zone: Zone) -> bytes:
     """Return Postfix's TLS policy for `domain` (A-labels), as a socketmap reply."""
-    if policy is None or not _enforced(policy.mode, zone):
+    if policy is None or not _enforced(policy, zone):
         return _NOT_FOUND
     # A leading dot is Postfix's way to write the pattern `*.`.
     match = ":".join(pattern.removeprefix("*") for pattern in policy.mx)
@@ -163,7 +215,8 @@ def answer(policy: Policy | None, domain: str, zone: Zone) -> bytes:
     return short.encode()
 
 
-def _enforced(mode: Mode, zone: Zone) -> bool:
+def _enforced(policy: Policy | None, zone: Zone) -> bool:
+    mode = policy.mode if policy is not None else Mode.NONE
     return mode is Mode.ENFORCE or (mode is Mode.TESTING and zone.strict_testing)
 
 

@@ -16,7 +16,7 @@ from stsresolver.config.keys import (
     SqliteCache,
     Zone,
 )
-from stsresolver.config.settings import TcpAddress, UnixAddress
+from stsresolver.config.settings import DnsSettings, TcpAddress, UnixAddress
 from stsresolver.net.proxy import ProxyError
 from tests.support.redis_caches import redis_cache
 
@@ -246,6 +246,13 @@ GOOD = [
     ("log: {target: syslog}", Config(log=LogSettings(target="syslog")), "no file needed"),
     ("https_proxy: 10.0.0.1:3128", Config(https_proxy=Proxy("10.0.0.1", 3128)), "no scheme"),
     ("https_proxy: http://p.example", Config(https_proxy=Proxy("p.example", 80)), "no port"),
+    ("dns: {nameservers: ['192.0.2.1', '2001:db8::1', '[2001:db8::1]:53', '192.0.2.1:5353']}",
+     Config(dns=DnsSettings(
+         ("192.0.2.1", "2001:db8::1", "[2001:db8::1]:53", "192.0.2.1:5353"))), "each form"),
+    ("dns: {nameservers: [192.0.2.1, 192.0.2.1]}", Config(dns=DnsSettings(("192.0.2.1",))),
+     "once"),
+    ("dns: {nameservers: []}", Config(), "those of resolv.conf"),
+    ("dns: {trust_ad: no}", Config(dns=DnsSettings(trust_ad=False)), "not even this host's own"),
     ("no_proxy: a.example b.example", Config(no_proxy=("a.example", "b.example")), "one text"),
     ("no_proxy: ''", Config(no_proxy=()), "nothing, whatever the environment says"),
     ("no_proxy: []", Config(no_proxy=()), "nothing, whatever the environment says"),
@@ -301,10 +308,14 @@ MODE = "an octal number with a leading zero, from 0 to 0777, such as 0660"
 GRACE = "a number of seconds from 0 to 31557600"
 TOP = (
     "host, port, path, mode, owner, group, listen, reuse_port, cache_grace, shutdown_timeout, "
-    "workers, log, metrics, control, https_proxy, no_proxy, cache, proactive_policy_fetching, "
+    "workers, log, metrics, control, dns, https_proxy, no_proxy, cache, proactive_policy_fetching, "
     "default_zone, zones"
 )
-ZONE = "strict_testing, timeout, require_sni, tlsrpt"
+ZONE = "strict_testing, timeout, require_sni, tlsrpt, dane"
+SERVERS = (
+    "a list of addresses of name servers, such as 192.0.2.1, 192.0.2.1:53, 2001:db8::1 and"
+    ' "[2001:db8::1]:53"'
+)
 SECTION = "a section of KEY: VALUE lines"
 NAME = "one without white space and control characters"
 
@@ -346,6 +357,14 @@ BAD = [
     ("host: 1.5", "1: host", "the number 1.5", HOST),
     ("host: 10:20", "1: host", "the number 10:20", HOST),
     ("host: [a]", "1: host", "a list", HOST),
+    ("dns: {nameservers: 192.0.2.1}", "1: dns.nameservers", 'the text "192.0.2.1"', SERVERS),
+    ("dns: {nameservers: [ns.example.com]}", "1: dns.nameservers", 'the text "ns.example.com"',
+     SERVERS),
+    ("dns: {nameservers: [192.0.2.1:0]}", "1: dns.nameservers", 'the text "192.0.2.1:0"', SERVERS),
+    ("dns: {nameservers: [5]}", "1: dns.nameservers", "the number 5", SERVERS),
+    ("dns: {nameservers: ['']}", "1: dns.nameservers", 'the quoted text ""', SERVERS),
+    ("dns: {trust_ad: auto}", "1: dns.trust_ad", 'the text "auto"', "true or false"),
+    ("dns: {resolvers: []}", "1: dns.resolvers", "an unknown key", "nameservers, trust_ad"),
     ("listen: 127.0.0.1:1", "1: listen", 'the text "127.0.0.1:1"', LISTEN),
     ("listen: {address: a:1}", "1: listen", "a section", LISTEN),
     ("listen:\n- a", "2: listen", 'the text "a"', LISTEN),
