@@ -194,13 +194,15 @@ def _inspector(options: argparse.Namespace, stack: contextlib.ExitStack) -> Insp
         probing = replace(as_postfix_does(), port=options.port, limit=timeout or HOST_LIMIT)
     if options.config is None:
         proxy = from_environment(os.environ)
-        return Inspector(timeout or 4.0, proxy=proxy, probing=probing)
+        return Inspector(timeout or 4.0, proxy=proxy, probing=probing, dane=options.file is None)
     config = load(options.config)
     zone = config.zones.get(options.zone, config.default_zone)
     return Inspector(
         timeout or zone.timeout,
         proxy=from_environment(os.environ, config.https_proxy, config.no_proxy),
+        dns=config.dns,
         zone=zone,
+        dane=options.file is None,
         cached=cached(config, stack),
         probing=probing,
     )

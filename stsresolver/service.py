@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 
 from .cache.layered import LayeredStore
-from .config.settings import Config
+from .config.settings import Config, wants_dane
 from .lookup.absence import AbsenceWatch
 from .lookup.pool import ResolverPool
 from .net import resolv_conf
@@ -159,7 +159,7 @@ def _reach(config: Config, proxy: Proxy | None) -> Mapping[str, object]:
 
 def _look_for_validation(config: Config) -> None:
     """Warn where a zone wants DANE, and no name server is believed to validate."""
-    if not any(zone.dane for zone in (config.default_zone, *config.zones.values())):
+    if not wants_dane(config):
         return
     dns = config.dns
     try:

@@ -211,3 +211,8 @@ class Config:
     def unix_addresses(self) -> tuple[UnixAddress, ...]:
         """Those of the addresses that are UNIX sockets."""
         return tuple(one for one in self.addresses if isinstance(one, UnixAddress))
+
+
+def wants_dane(config: Config) -> bool:
+    """Say whether a zone lets DANE come first."""
+    return any(zone.dane for zone in (config.default_zone, *config.zones.values()))

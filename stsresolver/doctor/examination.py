@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
-from ..config.settings import Config
+from ..config.settings import Config, wants_dane
 from ..config.yaml_schema import shown
+from ..net.nameservers import NameServers
 from ..net.proxy import ProxyError, from_environment
 from ..process.output import say
 from . import file_access, host, policy_maps, postfix_tls
@@ -49,10 +50,13 @@ def examine(
     `source`: where the configuration comes from. `user`: whom the daemon becomes.
     `postfix_directory`: where main.cf is, None for where Postfix has it.
     """
+    dns = config.dns
+    servers = NameServers(resolv_conf, dns_port, dns.nameservers, dns.trust_ad)
+    where = "the configuration" if dns.nameservers else resolv_conf
     checks: list[Check] = [
         ("configuration", lambda: _configuration(config, source)),
-        ("DNS", lambda: host.name_servers(resolv_conf, dns_port, _DNS)),
-        ("DNSSEC", lambda: host.validation(resolv_conf, dns_port, _DNS)),
+        ("DNS", lambda: host.name_servers(servers, where, _DNS)),
+        ("DNSSEC", lambda: host.validation(servers, _DNS, is_needed=wants_dane(config))),
         ("CA certificates", host.ca_certificates),
         ("proxy", lambda: _proxy(config)),
         ("cache", lambda: _cache(config, user)),
@@ -84,7 +88,8 @@ def of_postfix(postfix: Postfix, config: Config) -> list[Check]:
         ("policy maps", lambda: policy_maps.policy_maps(clients, config)),
         ("zone", lambda: policy_maps.zones(ours, config)),
         ("CA certificates", lambda: postfix_tls.authorities(ours)),
-        ("TLS level", lambda: postfix_tls.level(ours)),
+        ("TLS level", lambda: postfix_tls.level(ours, config)),
+        ("DANE", lambda: postfix_tls.dane(ours, config)),
         ("version", lambda: postfix_tls.release(ours, config, postfix.version, mail_version)),
         ("chroot", lambda: policy_maps.chroot(ours, config)),
         ("access", lambda: _access(postfix, ours, config)),

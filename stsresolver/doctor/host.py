@@ -44,38 +44,62 @@ _LISTEN = "0A"
 _ANSWER = 5.0
 
 
-def name_servers(resolv_conf: str, port: int, timeout: float) -> Iterator[Finding]:
-    """Ask for the SOA of the root, as the daemon asks. `timeout`: seconds."""
-    servers = NameServers(resolv_conf, port)
+def name_servers(servers: NameServers, where: str, timeout: float) -> Iterator[Finding]:
+    """Ask for the SOA of the root, as the daemon asks.
+
+    `where`: what names the servers. `timeout`: seconds.
+    """
     try:
         answer = run(servers.ask(dns.name.root, dns.rdatatype.SOA, Deadline(timeout)))
     except (NameServerError, TimeoutError) as error:
         yield problem(
-            f"no answer from the name servers of {resolv_conf}: {error}",
+            f"no answer from the name servers of {where}: {error}",
             "name a resolver there that answers, best one on this host such as unbound",
         )
         return
     if not answer.records:
         yield warning(
-            f"the name servers of {resolv_conf} answer, but do not know the root zone",
+            f"the name servers of {where} answer, but do not know the root zone",
             "see that they resolve the names of the Internet",
         )
         return
-    yield fine(f"the name servers of {resolv_conf} answer")
+    yield fine(f"the name servers of {where} answer")
 
 
-def validation(resolv_conf: str, port: int, timeout: float) -> Iterator[Finding]:
-    """Ask whether the SOA of the root, which is signed, was validated (RFC 6840 §5.7)."""
-    servers = NameServers(resolv_conf, port)
+def validation(
+    servers: NameServers, timeout: float, *, is_needed: bool = False
+) -> Iterator[Finding]:
+    """Ask whether the SOA of the root, which is signed, was validated (RFC 6840 §5.7).
+
+    `is_needed`: a zone has `dane: true`.
+    """
+    if is_needed and not servers.validating:
+        yield problem(
+            "a zone has dane: true, and no name server is believed to validate: DANE is off",
+            _VALIDATE,
+        )
+        return
     try:
         answer = run(servers.ask(dns.name.root, dns.rdatatype.SOA, Deadline(timeout)))
     except (NameServerError, TimeoutError) as error:
         yield warning(f"not found out whether the resolver validates: {error}", "as DNS")
         return
-    if answer.authenticated:
+    if is_needed and not answer.authenticated:
+        yield problem(
+            "a zone has dane: true, and the resolver does not validate: no DANE is seen", _VALIDATE
+        )
+    elif is_needed:
+        yield fine("the resolver validates, as dane: true needs it")
+    elif answer.authenticated:
         yield fine("the resolver validates, which MTA-STS does not need, and DANE does")
     else:
         yield fine("the resolver does not validate, which MTA-STS does not need, but DANE does")
+
+
+_VALIDATE = (
+    "run a validating resolver on this host, such as unbound, and name it in /etc/resolv.conf, or"
+    " set dns: {trust_ad: true} if nobody can change answers on the way"
+)
 
 
 def ca_certificates() -> Iterator[Finding]:

@@ -24,6 +24,7 @@ NAMES = (
     "queue_directory",
     "smtp_dns_support_level",
     "smtp_enforce_tls",
+    "smtp_host_lookup",
     "smtp_tls_CAfile",
     "smtp_tls_CApath",
     "smtp_tls_policy_maps",

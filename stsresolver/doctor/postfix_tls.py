@@ -83,13 +83,41 @@ def _of_the_server(client: Client, file: str) -> str:
     return ""
 
 
-def level(clients: tuple[Client, ...]) -> Iterator[tuple[Client, Finding]]:
+def level(clients: tuple[Client, ...], config: Config) -> Iterator[tuple[Client, Finding]]:
     """Yield for each client what holds for mail that no policy is known for, and whether DANE."""
     for client in clients:
-        yield client, _level(client)
+        zones = [config.zones.get(one.zone, config.default_zone) for one in asked(client, config)]
+        yield client, _level(client, by_dane=bool(zones) and all(zone.dane for zone in zones))
 
 
-def _level(client: Client) -> Finding:
+def dane(clients: tuple[Client, ...], config: Config) -> Iterator[tuple[Client, Finding]]:
+    """Yield for each client that asks a zone with `dane: true` whether it can use the answer."""
+    for client in clients:
+        tables = asked(client, config)
+        if not any(config.zones.get(one.zone, config.default_zone).dane for one in tables):
+            continue
+        support, lookup = client["smtp_dns_support_level"], client["smtp_host_lookup"]
+        if support != "dnssec":
+            yield (
+                client,
+                problem(
+                    f"smtp_dns_support_level = {support}: mail that DANE is to verify waits",
+                    "set smtp_dns_support_level = dnssec, or dane: false in the zone",
+                ),
+            )
+        elif "dns" not in lookup.replace(",", " ").split():
+            yield (
+                client,
+                problem(
+                    f"smtp_host_lookup = {lookup}: Postfix does not ask DNS, which DANE needs",
+                    "set smtp_host_lookup = dns",
+                ),
+            )
+        else:
+            yield client, fine("Postfix asks DNSSEC, which the zone option dane needs")
+
+
+def _level(client: Client, *, by_dane: bool) -> Finding:
     found = client["smtp_tls_security_level"]
     if not found:
         old = (("smtp_enforce_tls", "encrypt"), ("smtp_use_tls", "may"))
@@ -107,10 +135,11 @@ def _level(client: Client) -> Finding:
         if found == "dane-only":
             return problem(f"{text} without DNSSEC: all mail without a policy waits", remedy)
         return warning(f"{text} without DNSSEC works as may", remedy)
+    if by_dane:
+        return fine(f"{text}, and DANE comes first for domains that have a policy too")
     return warning(
         f"{text}: an answer of the daemon overrides DANE for domains that have both",
-        "list domains that must be verified by DANE in a static table before the daemon's, such as"
-        " example.com dane-only",
+        "set dane: true in the zone (docs/dane.rst)",
     )
 
 

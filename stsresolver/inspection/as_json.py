@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from ..cache.entry import Entry
+from ..dane.states import Dane
 from ..mta_sts.results import Failure, NoPolicy
 from .findings import Certificate, Inspection, MailHost, Part, PolicyHost
 from .judgement import code
@@ -48,6 +49,7 @@ def fields(seen: Inspection) -> dict[str, Any]:
             "text": policy.body,
         },
         "mx": None if seen.mx is None else [_mail_host(one, seen.now) for one in seen.mx],
+        "dane": None if seen.dane is None else _dane(seen.dane),
         "entry": None if seen.entry is None else entry_fields(seen.entry),
         "answer": seen.answer,
         "problems": [
@@ -92,6 +94,27 @@ def _mail_host(host: MailHost, now: float) -> dict[str, Any]:
             "certificate": _certificate(probe.certificate, now),
         }
     return made
+
+
+def _dane(dane: Dane) -> dict[str, Any]:
+    return {
+        "verdict": dane.verdict.value,
+        "mx": dane.mx.name.lower().replace("_", "-"),
+        "detail": dane.detail or None,
+        "hosts": [
+            {
+                "host": host.name,
+                "state": host.state.name.lower().replace("_", "-"),
+                "detail": host.detail or None,
+                "name": host.tlsa_name or None,
+                "tlsa": [
+                    {"record": str(one), "unusable": one.unusable or None} for one in host.tlsa
+                ],
+            }
+            for host in dane.hosts
+        ],
+        "ttl": dane.ttl,
+    }
 
 
 def _certificate(certificate: Certificate | None, now: float) -> dict[str, Any] | None:

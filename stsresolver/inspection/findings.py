@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..cache.entry import Entry
+from ..dane.states import Dane
 from ..mta_sts.policy import Policy
 from ..mta_sts.results import Cause, Failure, Found, Lookup, NoPolicy
 
@@ -24,6 +25,7 @@ class Part(enum.StrEnum):
     TLS = "tls"
     HTTP = "http"
     MX = "mx"
+    DANE = "dane"
 
 
 class Severity(enum.StrEnum):
@@ -134,6 +136,8 @@ class Inspection:
     that takes no mail (RFC 7505); None where they were not found out.
     `mx_failure`: why they were not.
     `port`: of the MX hosts.
+    `dane`: what DNS says of DANE, None where that was not looked at.
+    `heeds_dane`: whether the zone lets DANE come first.
     `in_force`: the policy that Postfix is answered by.
     `answer`: the socketmap reply to Postfix, without its netstring.
     `entry`: what the store of a daemon holds.
@@ -155,6 +159,8 @@ class Inspection:
     times: Mapping[Part, float]
     seconds: float
     now: float
+    dane: Dane | None = None
+    heeds_dane: bool = False
     problems: tuple[Problem, ...] = ()
     verdict: str = ""
 
@@ -174,8 +180,13 @@ class Inspection:
         return self.answer.startswith("OK ")
 
     @property
+    def is_by_dane(self) -> bool:
+        """Whether Postfix is told to verify by DANE alone."""
+        return self.answer == "OK dane-only"
+
+    @property
     def refused(self) -> tuple[MailHost, ...]:
         """The MX hosts that Postfix does not deliver to, because the policy is enforced."""
-        if not self.is_enforced:
+        if not self.is_enforced or self.is_by_dane:
             return ()
         return tuple(host for host in self.mx or () if host.is_refused)

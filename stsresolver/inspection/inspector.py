@@ -7,12 +7,16 @@ HTTPS, a look at a certificate that is not valid, and the MX records.
 from __future__ import annotations
 
 import time
+from collections.abc import MutableMapping
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 from ..cache.entry import Entry
 from ..cache.store import StoreError
-from ..config.settings import Zone
+from ..config.settings import DnsSettings, Zone
 from ..control.messages import Missed
+from ..dane.resolver import DaneResolver
+from ..dane.states import Dane
 from ..mta_sts.connector import Connector
 from ..mta_sts.discovery import Discovery
 from ..mta_sts.next_hop import NextHop
@@ -22,9 +26,9 @@ from ..mta_sts.results import Cause, Failure, Found, Lookup, NotChanged
 from ..net.deadline import Deadline
 from ..net.nameservers import NameServerError, NameServers
 from ..net.proxy import Proxy
-from ..net.steps import run
+from ..net.steps import SideBySide, Steps, run
 from ..policies.faults import waits_for
-from ..socketmap.answer import answer
+from ..socketmap.answer import WITH_DANE, answer
 from .certificate_shown import certificate_shown
 from .findings import Inspection, MailHost, Part, Problem, Severity
 from .judgement import judged
@@ -34,11 +38,16 @@ from .smtp import Prober, Probing
 from .stored import Cached
 from .target import parse_target
 
+# The MX hosts, None where they are not known, and then why.
+MailHosts: TypeAlias = tuple[list[MailHost] | None, str]
+
 
 class Inspector:
     """Inspects domains, as many threads at once as want to.
 
     `timeout`, `resolv_conf`, `dns_port`, `https_port`, `proxy`: as for `Resolver`.
+    `dns`: the name servers to ask in place of those of `resolv_conf`, and whether to believe them.
+    `dane`: whether to look at DANE though the zone does not heed it.
     `zone`: how Postfix is answered.
     `cached`: gives what a daemon has cached of a domain, see `stored`; None leaves that out.
     `probing`: how the MX hosts are probed (`smtp.as_postfix_does`); None leaves them alone.
@@ -51,23 +60,36 @@ class Inspector:
         resolv_conf: str = "/etc/resolv.conf",
         dns_port: int = 53,
         https_port: int = 443,
+        dns: DnsSettings | None = None,
         proxy: Proxy | None = None,
         zone: Zone | None = None,
+        dane: bool = True,
         cached: Cached | None = None,
         probing: Probing | None = None,
     ) -> None:
         self._timeout = timeout
         self._zone = zone or Zone()
+        dns = dns or DnsSettings()
         self._cached = cached
         self._resolver = Resolver(
             timeout,
             resolv_conf=resolv_conf,
             dns_port=dns_port,
             https_port=https_port,
+            nameservers=dns.nameservers,
             proxy=proxy,
         )
-        self._name_servers = NameServers(resolv_conf, dns_port)
-        discovery = Discovery(timeout, resolv_conf, dns_port)
+        self._name_servers = NameServers(resolv_conf, dns_port, dns.nameservers)
+        discovery = Discovery(timeout, resolv_conf, dns_port, dns.nameservers)
+        self._dane = None
+        if dane or self._zone.dane:
+            self._dane = DaneResolver(
+                timeout,
+                resolv_conf=resolv_conf,
+                dns_port=dns_port,
+                nameservers=dns.nameservers,
+                trust_ad=dns.trust_ad,
+            )
         self._connector = Connector(discovery, https_port, proxy)
         self._prober = None if probing is None else Prober(discovery, probing, self._zone)
 
@@ -89,12 +111,10 @@ class Inspector:
             host = f"mta-sts.{domain}"
             shown = run(certificate_shown(self._connector, host, Deadline(self._timeout)))
         record, policy_host = recorder.ended(result, shown)
-        hosts, mx_failure = None, ""
+        hosts, mx_failure, dane = None, "", None
         times = recorder.times
         if not isinstance(result, NotChanged):
-            since = time.monotonic()
-            hosts, mx_failure = self._mail_hosts(asked)
-            times[Part.MX] = time.monotonic() - since
+            (hosts, mx_failure), dane = run(self._of_mail(asked, times))
         entry, problems = self._known(domain, result)
         in_force = _in_force(result, entry, now)
         if in_force is not None and hosts is not None:
@@ -114,11 +134,13 @@ class Inspector:
                 mx_failure,
                 port,
                 in_force,
-                _told(result, in_force, domain, self._zone),
+                _told(result, in_force, domain, self._zone, dane),
                 entry,
                 times,
                 time.monotonic() - began,
                 now,
+                dane,
+                self._zone.dane,
             ),
             problems,
         )
@@ -147,15 +169,32 @@ class Inspector:
         )
         return None, tuple(problems)
 
-    def _mail_hosts(self, asked: NextHop) -> tuple[list[MailHost] | None, str]:
-        """Return the MX hosts, and why they are not known."""
+    def _of_mail(
+        self, asked: NextHop, times: MutableMapping[Part, float]
+    ) -> Steps[tuple[MailHosts, Dane | None]]:
+        """Look at the MX hosts, and at DANE beside them; note in `times` what each took."""
+        began = time.monotonic()
+        found: dict[Part, Any] = {Part.DANE: None}
+        with SideBySide() as under_way:
+            under_way.start(Part.MX, self._mail_hosts(asked))
+            if self._dane is not None:
+                under_way.start(Part.DANE, self._dane.steps_of_look_up(asked, whole=True))
+            for _ in range(1 if self._dane is None else 2):
+                done = yield from under_way.first()
+                assert done is not None
+                part, found[part] = done
+                times[part] = time.monotonic() - began
+        return found[Part.MX], found[Part.DANE]
+
+    def _mail_hosts(self, asked: NextHop) -> Steps[MailHosts]:
         if asked.is_host:
             return [MailHost(asked.domain, 0)], ""
         try:
-            steps = mail_hosts(self._name_servers, asked.domain, Deadline(self._timeout))
-            return run(steps), ""
+            deadline = Deadline(self._timeout)
+            hosts = yield from mail_hosts(self._name_servers, asked.domain, deadline)
         except (NameServerError, TimeoutError) as error:
             return None, str(error)
+        return hosts, ""
 
 
 def inspect(
@@ -173,13 +212,22 @@ def inspect(
     return Inspector(timeout, proxy=proxy, zone=zone).inspect(target)
 
 
-def _told(result: Lookup, in_force: Policy | None, domain: str, zone: Zone) -> str:
+def _told(
+    result: Lookup,
+    in_force: Policy | None,
+    domain: str,
+    zone: Zone,
+    dane: Dane | None = None,
+) -> str:
     """Return the reply to Postfix: mail waits if it is our fault that no policy is known."""
     if in_force is None and isinstance(result, Failure):
         fault = waits_for(result, {}, 0.0)
         if fault is not None:
             return f"TEMP {fault.value}"
-    return answer(in_force, domain, zone).decode()
+    told = answer(in_force, domain, zone)
+    if zone.dane and dane is not None and told.startswith(b"OK "):
+        told, _ = WITH_DANE.get(dane.verdict, (told, None))
+    return told.decode()
 
 
 def _in_force(result: Lookup, entry: Entry | None, now: float) -> Policy | None:

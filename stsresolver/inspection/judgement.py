@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from ..dane.states import MxState, Verdict
 from ..mta_sts.policy import Mode
 from ..mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from .findings import Inspection, MailHost, Problem, Severity
@@ -95,7 +96,7 @@ def code(cause: Cause) -> str:
 
 def judged(seen: Inspection, more: tuple[Problem, ...] = ()) -> Inspection:
     """Return the inspection with its problems, `more` included, and its verdict."""
-    found = (*_of_lookup(seen), *_of_policy(seen), *_of_hosts(seen), *more)
+    found = (*_of_lookup(seen), *_of_policy(seen), *_of_hosts(seen), *_of_dane(seen), *more)
     return replace(seen, problems=found, verdict=verdict(seen))
 
 
@@ -182,13 +183,33 @@ def _of_hosts(seen: Inspection) -> Iterator[Problem]:
     for host in seen.mx:
         if host.pattern is None:
             text = f"{host.host} matches no mx pattern of the policy"
-            if seen.is_enforced:
+            if seen.is_by_dane:
+                yield _warning("mx-mismatch", f"{text}: mail waits once it has no DANE")
+            elif seen.is_enforced:
                 yield _error("mx-mismatch", f"{text}: mail is not delivered there")
             else:
                 yield _warning("mx-mismatch", f"{text}: once it is enforced, mail waits")
         if host.probe is not None and not host.probe.ok:
             make = _error if seen.is_enforced else _warning
             yield make("probe", f"{host.host}: {host.probe.reason}")
+
+
+def _of_dane(seen: Inspection) -> Iterator[Problem]:
+    """Yield why mail waits because of DANE, or may wait."""
+    dane = seen.dane
+    if dane is None:
+        return
+    if seen.is_by_dane and dane.unusable_hosts:
+        hosts = ", ".join(map(str, dane.unusable_hosts))
+        yield _warning("dane-hosts", f"verified by DANE, so mail goes to none of these: {hosts}")
+    if seen.answer.startswith("TEMP ") and seen.heeds_dane and dane.verdict is Verdict.UNKNOWN:
+        yield _error("dane-unknown", f"not known whether DANE applies: {dane}")
+    if seen.heeds_dane and dane.mx is MxState.NOT_BELIEVED:
+        yield _warning(
+            "dane-off",
+            "the zone has dane: true, and no name server is believed to validate by DNSSEC: run one"
+            " on this host",
+        )
 
 
 # VERDICT
@@ -201,6 +222,8 @@ def verdict(seen: Inspection) -> str:
         return f"{seen.domain}: the MTA-STS policy is still {seen.result.id}"
     if seen.is_enforced:
         return _enforced(seen, mail)
+    if seen.answer.startswith("TEMP ") and not isinstance(seen.result, Failure):
+        return f"{mail} waits in the queue: it is not known whether DANE applies"
     if isinstance(seen.result, NoPolicy):
         why = f"{seen.domain} has no MTA-STS policy: {seen.result}"
         if seen.in_force is not None:
@@ -217,6 +240,8 @@ def _enforced(seen: Inspection, mail: str) -> str:
     old = "" if isinstance(seen.result, Found) else ", by the policy in the cache"
     if seen.mx is not None and not seen.mx:
         return f"{mail} is not possible: the domain says that it takes none"
+    if seen.is_by_dane:
+        return f"{mail} goes only over TLS that DANE verifies"
     refused = seen.refused
     if not refused:
         return f"{mail} goes only over verified TLS{old}"

@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from ..dane.states import Dane, MxState, Verdict
 from ..mta_sts.policy import Policy
 from ..mta_sts.results import Cause, Failure, NoPolicy, NotChanged
 from .findings import Certificate, Inspection, MailHost, Part, PolicyHost, Severity
@@ -172,6 +173,8 @@ def _sections(seen: Inspection, verbose: bool) -> Iterator[_Section]:
         yield "Its text", _text(host.text), None
     if seen.mx is not None:
         yield "MX hosts", _mail_hosts(seen), times.get(Part.MX)
+    if seen.dane is not None and (verbose or _says_something(seen.dane, seen)):
+        yield "DANE", _dane(seen.dane, seen), times.get(Part.DANE)
     if seen.entry is not None:
         yield "In the cache", _entry(seen), None
     yield "Postfix", _told(seen), None
@@ -241,6 +244,24 @@ def _mail_host(host: MailHost, seen: Inspection) -> Iterator[str]:
     if host.probe is not None:
         tls = f" ({host.probe.tls})" if host.probe.tls else ""
         yield f"  {'ok' if host.probe.ok else 'FAILED'}: {host.probe.reason}{tls}"
+
+
+def _says_something(dane: Dane, seen: Inspection) -> bool:
+    """Say whether a person should see what DNS says of DANE, though he did not ask for all."""
+    return seen.heeds_dane or bool(dane.hosts) or dane.mx is MxState.FAILED
+
+
+def _dane(dane: Dane, seen: Inspection) -> list[str]:
+    lines = [f"{dane.mx.value}: {dane.detail}" if dane.detail else dane.mx.value]
+    for host in dane.hosts:
+        lines.append(str(host))
+        lines += [
+            f"  {one}" + (f" (cannot be used: {one.unusable})" if one.unusable else "")
+            for one in host.tlsa
+        ]
+    if dane.verdict is Verdict.DANE and seen.is_enforced and not seen.heeds_dane:
+        lines.append("(overridden by the policy: the zone has no dane: true)")
+    return lines
 
 
 def _entry(seen: Inspection) -> list[str]:

@@ -30,7 +30,6 @@ from .reply_cache import Reply, ReplyCount
 log = logging.getLogger(__name__)
 
 _NOT_FOUND = b"NOTFOUND "
-_DANE_ONLY = b"OK dane-only"
 _DANE_UNKNOWN = "DNS does not say whether DANE applies to this next hop"
 _OWN_FIELDS = ("version: ", "mode: ", "max_age: ", "mx: ")
 # Longer lists do not pass between Postfix's smtp(8) and tlsproxy(8) (ARGV_ATTR_MAX).
@@ -175,6 +174,13 @@ def _temp(why: str) -> bytes:
     return f"TEMP {why}".encode()
 
 
+# What is answered in place of a policy that is to be enforced, without attributes.
+WITH_DANE: Mapping[Verdict, tuple[bytes, Outcome]] = {
+    Verdict.DANE: (b"OK dane-only", Outcome.DANE),
+    Verdict.UNKNOWN: (_temp(_DANE_UNKNOWN), Outcome.TEMPORARY),
+}
+
+
 def _reply(in_force: InForce, domain: str, zone: Zone, counts: Counts) -> Reply:
     if in_force.unknown is not None:
         text, outcome = _temp(in_force.unknown.value), Outcome.TEMPORARY
@@ -186,14 +192,10 @@ def _reply(in_force: InForce, domain: str, zone: Zone, counts: Counts) -> Reply:
 
 def _with_dane(reply: Reply, state: DaneState, counts: Counts) -> Reply:
     """Return the reply where DANE is in `state`; `reply`: the one of the policy alone."""
-    match state.verdict:
-        case Verdict.POLICY:
-            return replace(reply, until=min(reply.until, state.until))
-        case Verdict.DANE:
-            text, outcome = _DANE_ONLY, Outcome.DANE
-        case Verdict.UNKNOWN:
-            text, outcome = _temp(_DANE_UNKNOWN), Outcome.TEMPORARY
     until = min(reply.until, state.until)
+    if state.verdict is Verdict.POLICY:
+        return replace(reply, until=until)
+    text, outcome = WITH_DANE[state.verdict]
     return replace(reply, data=encode(text), until=until, count=counts[outcome])
 
 

@@ -30,6 +30,7 @@ from stsresolver.doctor import examination, file_access, host, policy_maps, post
 from stsresolver.doctor.finding import Level, fine, problem, warning
 from stsresolver.doctor.postconf import Client, PostconfError, Postfix, parse, read, version
 from stsresolver.doctor.postfix_tls import FEW
+from stsresolver.net.nameservers import NameServers
 from tests.support.authority import Authority
 from tests.support.hostile_dns import NameServer, code, silence
 from tests.support.hostile_https import has_ipv6_loopback
@@ -274,9 +275,9 @@ LEVELS = [
     ({"smtp_use_tls": "yes"}, OK, "", "an older name"),
     ({"smtp_use_tls": "yes", "smtp_tls_security_level": "none"}, WARNING, "= may", "it is no more"),
     ({"smtp_tls_security_level": "dane", "smtp_dns_support_level": "dnssec"}, WARNING,
-     "static table", "an answer overrides it"),
+     "dane: true", "an answer overrides it"),
     ({"smtp_tls_security_level": "dane-only", "smtp_dns_support_level": "dnssec"}, WARNING,
-     "static table", "an answer overrides it, too"),
+     "dane: true", "an answer overrides it, too"),
     ({"smtp_tls_security_level": "dane"}, WARNING, "dnssec", "works as may"),
     ({"smtp_tls_security_level": "dane-only"}, PROBLEM, "dnssec", "all mail waits"),
 ]  # fmt: skip
@@ -284,9 +285,35 @@ LEVELS = [
 
 @pytest.mark.parametrize(("settings", "level", "remedy", "why"), LEVELS, ids=[c[3] for c in LEVELS])
 def test_level(settings, level, remedy, why):
-    found = the_one(postfix_tls.level((client(**settings),)))
+    found = the_one(postfix_tls.level((asking(OURS, **settings),), Config()))
     assert found.level is level, why
     assert remedy in found.remedy
+
+
+WITH_DANE = Config(zones={"dane": Zone(dane=True)})
+DNSSEC = {"smtp_dns_support_level": "dnssec"}
+DANES = [
+    ({**DNSSEC, "smtp_host_lookup": "dns"}, OK, "", "as it has to be"),
+    ({**DNSSEC, "smtp_host_lookup": "native, dns"}, OK, "", "DNS second"),
+    ({**DNSSEC, "smtp_host_lookup": "native"}, PROBLEM, "smtp_host_lookup = dns", "no DNS"),
+    ({"smtp_dns_support_level": "enabled", "smtp_host_lookup": "dns"}, PROBLEM,
+     "smtp_dns_support_level = dnssec", "dane-only is not understood"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "level", "remedy", "why"), DANES, ids=[c[3] for c in DANES])
+def test_dane(settings, level, remedy, why):
+    table = "socketmap:inet:127.0.0.1:8461:dane"
+    found = the_one(postfix_tls.dane((asking(table, **settings),), WITH_DANE))
+    assert found.level is level, why
+    assert remedy in found.remedy
+    # Another zone does without.
+    assert not list(postfix_tls.dane((asking(OURS, **settings),), WITH_DANE))
+
+
+def test_a_level_of_dane_beside_a_zone_with_dane():
+    one = asking("socketmap:inet:127.0.0.1:8461:dane", smtp_tls_security_level="dane", **DNSSEC)
+    assert the_one(postfix_tls.level((one,), WITH_DANE)).level is OK
 
 
 RELEASES = [
@@ -517,10 +544,28 @@ SERVERS = [
 @pytest.mark.parametrize(("behaviour", "level", "ad", "why"), SERVERS, ids=[s[3] for s in SERVERS])
 def test_name_servers(behaviour, level, ad, why, resolv_conf):
     with NameServer(otherwise=behaviour) as server:
-        (found,) = host.name_servers(resolv_conf, server.port, 0.6)
-        (validates,) = host.validation(resolv_conf, server.port, 0.2)
+        servers = NameServers(resolv_conf, server.port)
+        (found,) = host.name_servers(servers, resolv_conf, 0.6)
+        (validates,) = host.validation(servers, 0.2)
     assert found.level is level, why
     assert ad in validates.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "trust_ad", "level", "text"),
+    [
+        (dns.flags.AD, None, OK, "validates, as dane: true needs it"),
+        (0, None, PROBLEM, "does not validate"),
+        (dns.flags.AD, False, PROBLEM, "no name server is believed"),
+    ],
+    ids=["validates", "does not validate", "is not believed"],
+)
+def test_validation_where_a_zone_needs_it(flags, trust_ad, level, text, resolv_conf):
+    with NameServer(otherwise=root_soa(flags)) as server:
+        servers = NameServers(resolv_conf, server.port, trust_ad=trust_ad)
+        (found,) = host.validation(servers, 5.0, is_needed=True)
+    assert (found.level, text in found.text) == (level, True)
+    assert ("trust_ad" in found.remedy) is (level is PROBLEM)
 
 
 def test_ca_certificates(monkeypatch, tmp_path, bundle):

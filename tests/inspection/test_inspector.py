@@ -50,7 +50,9 @@ def test_each_step(world, host):
     ]
     assert seen.answer == "OK secure match=.example.com servername=hostname"
     assert set(seen.times) == set(Part)
-    assert 0 < sum(seen.times.values()) <= seen.seconds < 5
+    # The look at DANE is made beside that at the MX hosts.
+    apart = [seconds for part, seconds in seen.times.items() if part is not Part.DANE]
+    assert 0 < sum(apart) <= seen.seconds < 5
 
 
 MX = [

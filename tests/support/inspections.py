@@ -7,6 +7,7 @@ from dataclasses import replace
 from stsresolver import Found, Lookup, NoPolicy
 from stsresolver.cache.entry import Entry
 from stsresolver.config.settings import Zone
+from stsresolver.dane.states import Dane
 from stsresolver.inspection.findings import (
     Certificate,
     Inspection,
@@ -41,6 +42,7 @@ def inspection(
     entry: Entry | None = None,
     text: str | None = None,
     now: float = NOW,
+    dane: Dane | None = None,
 ) -> Inspection:
     """Return what was seen of example.com."""
     result = result or Found(policy(), "2016")
@@ -79,11 +81,13 @@ def inspection(
             mx_failure,
             "25",
             in_force,
-            _told(result, in_force, "example.com", zone or Zone()),
+            _told(result, in_force, "example.com", zone or Zone(), dane),
             entry,
             {Part.RECORD: 0.0123, Part.TLS: 0.02},
             0.1,
             now,
+            dane,
+            zone is not None and zone.dane,
         )
     )
 
