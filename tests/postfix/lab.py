@@ -28,6 +28,9 @@ zones:
   tlsrpt:
     tlsrpt: true
     timeout: 2
+  dane:
+    dane: true
+    timeout: 5
 """
 # The daemon with its own pauses shortened: a store that failed is tried again after some tenths of
 # a second, and what is due, or past its end, is looked for five times a second.

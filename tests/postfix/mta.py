@@ -88,9 +88,12 @@ class Mail:
 
 
 class Mta:
-    """A running Postfix; `directory` is its configuration directory (postfix(1), -c)."""
+    """A running Postfix; `directory` is its configuration directory (postfix(1), -c).
 
-    def __init__(self, namespace, authority):
+    `more`: lines of main.cf.
+    """
+
+    def __init__(self, namespace, authority, more=""):
         self._namespace = namespace
         self._count = 0
         self.directory = namespace.directory / "postfix"
@@ -99,7 +102,7 @@ class Mta:
         shutil.chown(self.directory / "data", "postfix")
         self.log = Log(self.directory / "maillog")
         main = MAIN.format(directory=self.directory, authority=authority, socketmap=SOCKETMAP)
-        (self.directory / "main.cf").write_text(main)
+        (self.directory / "main.cf").write_text(main + more)
         (self.directory / "master.cf").write_text(MASTER.format(directory=namespace.directory))
         namespace.run("postfix", "-c", self.directory, "start")
 

@@ -55,19 +55,19 @@ class Log:
 class Namespace:
     """The namespace, and `directory`, where everything that runs in it keeps its files.
 
-    Both carry our process's id in their names. Leaving ends whatever still runs inside, so that
-    nothing is left even of a daemon that went its own way; entering removes what a run that was
-    killed has left behind.
+    Both carry our process's id in their names, and `kind`. Leaving ends whatever still runs inside,
+    so that nothing is left even of a daemon that went its own way; entering removes what a run that
+    was killed has left behind.
     """
 
-    def __init__(self):
-        self.name = f"{PREFIX}{os.getpid()}"
+    def __init__(self, kind=""):
+        self.name = f"{PREFIX}{os.getpid()}{kind and '-'}{kind}"
         self.directory = TMP / self.name
 
     def __enter__(self):
         for path in (*NETNS.glob(f"{PREFIX}[0-9]*"), *TMP.glob(f"{PREFIX}[0-9]*")):
-            pid = path.name.removeprefix(PREFIX)
-            if pid == str(os.getpid()) or not Path("/proc", pid).exists():
+            pid, _, _ = path.name.removeprefix(PREFIX).partition("-")
+            if path.name == self.name or not Path("/proc", pid).exists():
                 remove(path.name)
         self._unmount = f" {NETNS} " not in Path("/proc/self/mountinfo").read_text()
         made = ip("netns", "add", self.name, check=False)

@@ -38,6 +38,11 @@ class Zone:
     signed: str = "yes"
 
 
+def missing_programs() -> list[str]:
+    """Return which programs are needed and not there."""
+    return [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
+
+
 def _run(*command: object, cwd: Path) -> str:
     done = subprocess.run(
         [*map(str, command)],
@@ -79,12 +84,13 @@ def _free_port() -> int:
         return udp.getsockname()[1]
 
 
-@contextlib.contextmanager
-def validating_resolver(directory: Path, zones: Mapping[str, Zone]) -> Iterator[int]:
-    """Serve the zones, and give the port of a resolver at 127.0.0.1 that validates them."""
-    if missing := [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]:
-        not_installed(*missing)
-    served, port = _free_port(), _free_port()
+def commands(
+    directory: Path, zones: Mapping[str, Zone], served: int, port: int
+) -> dict[str, list[str]]:
+    """Sign the zones; return what serves them at the port `served`, and validates at `port`.
+
+    Both listen at 127.0.0.1.
+    """
     # An option that BIND 9.18 needs, and 9.20 does not know.
     lock = "lock-file none;" if "BIND 9.18" in _run("named", "-v", cwd=directory) else ""
     named = [
@@ -109,12 +115,20 @@ def validating_resolver(directory: Path, zones: Mapping[str, Zone]) -> Iterator[
         stubs += ["stub-zone:", f'  name: "{name}"', f"  stub-addr: 127.0.0.1@{served}"]
     (directory / "named.conf").write_text("\n".join(named) + "\n")
     (directory / "unbound.conf").write_text("\n".join([*unbound, *stubs, ""]))
-    commands = {
+    return {
         "named": ["named", "-f", "-g", "-c", str(directory / "named.conf")],
         "unbound": ["unbound", "-d", "-c", str(directory / "unbound.conf")],
     }
+
+
+@contextlib.contextmanager
+def validating_resolver(directory: Path, zones: Mapping[str, Zone]) -> Iterator[int]:
+    """Serve the zones, and give the port of a resolver at 127.0.0.1 that validates them."""
+    if missing := missing_programs():
+        not_installed(*missing)
+    served, port = _free_port(), _free_port()
     with contextlib.ExitStack() as stack:
-        for name, command in commands.items():
+        for name, command in commands(directory, zones, served, port).items():
             log = stack.enter_context((directory / f"{name}.log").open("wb"))
             process = stack.enter_context(
                 subprocess.Popen(
