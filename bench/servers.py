@@ -40,7 +40,7 @@ cache: {cache}
 proactive_policy_fetching: {proactive}
 default_zone:
   timeout: 4
-"""
+{zone}"""
 INTERNAL = {"type": "internal", "options": {"cache_size": 10000}}
 
 
@@ -66,8 +66,12 @@ def configuration(
     directory: Path,
     cache: Mapping[str, object] = INTERNAL,
     proactive: bool = False,
+    zone: str = "",
 ) -> Path:
-    """Write the configuration file that ours and the asyncio daemon both read."""
+    """Write the configuration file that ours and the asyncio daemon both read.
+
+    `zone`: more lines of the zone.
+    """
     if address.startswith("/"):
         listen = f"path: {address}"
     else:
@@ -77,7 +81,10 @@ def configuration(
     file.write_text(
         # JSON is YAML.
         CONFIGURATION.format(
-            listen=listen, cache=json.dumps(cache), proactive=json.dumps({"enabled": proactive})
+            listen=listen,
+            cache=json.dumps(cache),
+            proactive=json.dumps({"enabled": proactive}),
+            zone=zone,
         )
     )
     return file

@@ -232,11 +232,16 @@ class World:
 
 @contextlib.contextmanager
 def world(
-    directory: Path, good: int, hanging: int = 0, per_certificate: int = NAMES_PER_CERTIFICATE
+    directory: Path,
+    good: int,
+    hanging: int = 0,
+    per_certificate: int = NAMES_PER_CERTIFICATE,
+    mail_hosts: int = 0,
 ) -> Iterator[World]:
     """So many domains `dN.good.test` and `dN.hanging.test`, N counting from 0.
 
     `per_certificate`: how many policy hosts share one, and a key.
+    `mail_hosts`: how many MX hosts each good one has, all with TLSA records; 0 for no MX records.
     """
     domains = [f"d{n}.good.test" for n in range(good)]
     ca = trustme.CA()
@@ -266,7 +271,7 @@ def world(
         silent.listen(4096)
         nginx = ("nginx", "-c", str(policies), "-p", str(directory))
         with (
-            started([str(compiled("dns", directory))], stdin=questions) as dns,
+            started([str(compiled("dns", directory)), str(mail_hosts)], stdin=questions) as dns,
             serving(directory, f"{POLICY_HOST}:443", *nginx) as policy_hosts_pid,
         ):
             yield World(
