@@ -321,14 +321,13 @@ def _reload(service: Service, options: argparse.Namespace) -> None:
     """Go by the configuration as it is now; by the one before, if something is wrong with it."""
     try:
         config, source = _configuration(options)
-        proxy = _proxy(config)
+        kept = service.reload(config, _proxy(config))
     except ConfigError as error:
         for line in str(error).splitlines():
             log.error("not reloaded: %s", line)
         return
     for warning in config.warnings:
         log.warning("%s", warning)
-    kept = service.reload(config, proxy)
     log.info("reloaded, configuration: %s", source)
     if kept:
         log.warning("only a restart changes %s", ", ".join(kept))

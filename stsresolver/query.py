@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from .config.exemptions import read_file
 from .config.keys import load
 from .config.yaml_schema import ConfigError
 from .inspection import cache_command
@@ -203,6 +204,7 @@ def _inspector(options: argparse.Namespace, stack: contextlib.ExitStack) -> Insp
         dns=config.dns,
         zone=zone,
         dane=options.file is None,
+        exempt=read_file(zone.exempt_file) if zone.exempt_file else frozenset(),
         cached=cached(config, stack),
         probing=probing,
     )

@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 
 from .cache.layered import LayeredStore
-from .config.settings import Config, wants_dane
+from .config.settings import Config, exempt_files, wants_dane
 from .lookup.absence import AbsenceWatch
 from .lookup.pool import ResolverPool
 from .net import resolv_conf
 from .net.dns_servers import named
 from .net.proxy import Proxy
 from .policies.dane_states import DaneStates
+from .policies.event_log import EventLog
+from .policies.exempt_files import ExemptFiles
 from .policies.in_force import Policies
 from .policies.proactive import Proactive
 from .policies.renewal_times import RenewalTimes
@@ -79,7 +81,11 @@ class Service:
         # Other processes can be on a store alone.
         self._revocations = RevocationWatch(self.policies) if self.cache.blocks else None
         self.replies = ReplyCounts()
-        self.answers = server.source = self._answers(config)
+        self._events = EventLog()
+        self._exempt = ExemptFiles(self._answer_anew)
+        self._exempt.read(exempt_files(config))
+        self._zones = config.default_zone, config.zones
+        self.answers = server.source = self._answers()
         _look_for_validation(config)
 
     def start(self, give_up: Callable[[], None] | None = None) -> None:
@@ -90,6 +96,7 @@ class Service:
         """
         self.resolver.start()
         self.proactive.start()
+        self._exempt.start()
         if self._revocations is not None:
             self._revocations.start()
         self._watch = AbsenceWatch(lambda: self.resolver.absence, give_up)
@@ -100,6 +107,7 @@ class Service:
         if self._watch is not None:
             self._watch.stop()
         self.proactive.stop()
+        self._exempt.stop()
         if self._revocations is not None:
             self._revocations.stop()
         self.policies.close()
@@ -111,7 +119,11 @@ class Service:
         self.proactive.run_now()
 
     def reload(self, config: Config, proxy: Proxy | None) -> list[str]:
-        """Go by `config` from now on; return the keys whose change has to wait for a restart."""
+        """Go by `config` from now on; return the keys whose change has to wait for a restart.
+
+        Raise `ConfigError` where a file of exempt domains is wrong; then nothing has changed.
+        """
+        self._exempt.read(exempt_files(config))
         self.resolver.change(_reach(config, proxy))
         self.server.workers = config.workers
         self.server.shutdown_timeout = config.shutdown_timeout
@@ -121,8 +133,8 @@ class Service:
         self.policies.times = _times(config)
         self.proactive.timeout = config.default_zone.timeout
         self.proactive.settings = proactive
-        self.answers = self._answers(config)
-        self.server.switch(self.answers)
+        self._zones = config.default_zone, config.zones
+        self._answer_anew()
         _look_for_validation(config)
         kept = [
             field.name
@@ -133,9 +145,20 @@ class Service:
         ]
         return kept
 
-    def _answers(self, config: Config) -> Answers:
-        zones = config.default_zone, config.zones
-        return Answers(self.policies, *zones, self.replies, self.dane)
+    def _answers(self) -> Answers:
+        return Answers(
+            self.policies,
+            *self._zones,
+            self.replies,
+            self.dane,
+            self._events,
+            self._exempt.entries,
+        )
+
+    def _answer_anew(self) -> None:
+        """Answer by the zones and the exempt domains as they are now."""
+        self.answers = self._answers()
+        self.server.switch(self.answers)
 
     def _renew_dane(self, domain: str) -> None:
         self.answers.renew_dane(domain)

@@ -9,9 +9,10 @@ raise `ConfigError` with one line for each thing that is wrong:
 seconds, over 0 and at most 3600
 
 The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: `owner`, `group`,
-`listen`, `workers`, `log`, `metrics`, `control`, `dns`, `https_proxy`, `no_proxy`, `tlsrpt` and
-`dane` in a zone, `unused_after` in `proactive_policy_fetching`. A zone has the built-in default for
-a key that it leaves out, not `default_zone`'s.
+`listen`, `workers`, `log`, `metrics`, `control`, `dns`, `https_proxy`, `no_proxy`, `tlsrpt`,
+`dane`, `observe`, `exempt` and `exempt_file` in a zone, `unused_after` in
+`proactive_policy_fetching`. A zone has the built-in default for a key that it leaves out, not
+`default_zone`'s.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from functools import partial
 from typing import Any
 
 from ..net.proxy import Proxy
+from .exemptions import read_file
 from .redis_options import RedisOptionsError, redis_settings
 from .settings import (
     Address,
@@ -37,6 +39,7 @@ from .settings import (
     SqliteCache,
     UnixAddress,
     Zone,
+    exempt_files,
 )
 from .values import (
     CACHE_GRACE_MAX,
@@ -48,6 +51,7 @@ from .values import (
     WORKERS_MAX,
     account,
     address,
+    exempt,
     https_proxy,
     is_one_word,
     is_socket_path,
@@ -98,7 +102,8 @@ FILE_BYTES_MAX = 1 << 20
 def load(path: str) -> Config:
     """Read the configuration file `path`.
 
-    Raise `ConfigError` if it cannot be read, or for all that is wrong in it.
+    Raise `ConfigError` if it cannot be read, or for all that is wrong in it, and in the first file
+    of exempt domains that is wrong.
     """
     try:
         with open(path, "rb") as file:
@@ -108,7 +113,10 @@ def load(path: str) -> Config:
         raise ConfigError(f"{shown(path, len(path))}: cannot be read: {reason}") from None
     if len(content) > FILE_BYTES_MAX:
         raise ConfigError(f"{shown(path, len(path))}: is larger than {FILE_BYTES_MAX} bytes")
-    return parse(content, path)
+    config = parse(content, path)
+    for name in exempt_files(config):
+        read_file(name)
+    return config
 
 
 def parse(text: bytes | str, name: str) -> Config:
@@ -277,6 +285,9 @@ _zone = section(
         "require_sni": truth,
         "tlsrpt": truth,
         "dane": truth,
+        "observe": truth,
+        "exempt": exempt,
+        "exempt_file": string("the name of a file", bool),
     },
 )
 

@@ -23,6 +23,9 @@ class Zone:
     `require_sni`: add `servername=hostname` to the answer (Postfix 3.4 and later).
     `tlsrpt`: give the long answer of Postfix 3.10 and later, with the policy's own text.
     `dane`: have Postfix verify by DANE alone where DNS says so (RFC 8461 §2).
+    `observe`: look everything up, and have Postfix go by its own settings all the same.
+    `exempt`: entries (`exemptions`) of domains that are answered as if they had no policy;
+    `exempt_file`: a file with more of them.
     """
 
     strict_testing: bool = False
@@ -30,6 +33,9 @@ class Zone:
     require_sni: bool = True
     tlsrpt: bool = False
     dane: bool = False
+    observe: bool = False
+    exempt: tuple[str, ...] = ()
+    exempt_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,4 +221,15 @@ class Config:
 
 def wants_dane(config: Config) -> bool:
     """Say whether a zone lets DANE come first."""
-    return any(zone.dane for zone in (config.default_zone, *config.zones.values()))
+    return any(zone.dane for zone in all_zones(config))
+
+
+def all_zones(config: Config) -> tuple[Zone, ...]:
+    """Return every zone, the default one first."""
+    return (config.default_zone, *config.zones.values())
+
+
+def exempt_files(config: Config) -> tuple[str, ...]:
+    """Return the names of the files with exempt domains, each once."""
+    files = (zone.exempt_file for zone in all_zones(config))
+    return tuple(dict.fromkeys(file for file in files if file is not None))

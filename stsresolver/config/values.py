@@ -13,6 +13,7 @@ from typing import Any
 
 from ..net.dns_servers import parse_server
 from ..net.proxy import Proxy, ProxyError, parse_no_proxy, parse_proxy
+from . import exemptions
 from .settings import Address, TcpAddress, UnixAddress
 from .yaml_schema import Item, Refused, guess, number
 
@@ -131,6 +132,26 @@ def _nameserver(allowed: str, entry: Item) -> str:
     except ValueError:
         raise Refused(allowed) from None
     return str(value)
+
+
+_EXEMPT = "a list of domains, such as example.com, or .example.com for all domains below it"
+
+
+def exempt(entry: Item) -> tuple[str, ...]:
+    """Return the entries of a list of exempt domains."""
+    if not entry.is_list:
+        raise Refused(_EXEMPT)
+    found = [one for item in entry.items() if (one := item.read(_exempt))]
+    return tuple(dict.fromkeys(found))
+
+
+def _exempt(entry: Item) -> str:
+    value = entry.value
+    try:
+        # What is no text names none, and "" does not either.
+        return exemptions.entry(value if isinstance(value, str) else "")
+    except ValueError:
+        raise Refused(_EXEMPT) from None
 
 
 def https_proxy(entry: Item) -> Proxy:

@@ -19,7 +19,7 @@ from functools import partial
 from itertools import chain
 
 from ..config.settings import Config, wants_dane
-from ..config.yaml_schema import shown
+from ..config.yaml_schema import ConfigError, shown
 from ..net.nameservers import NameServers
 from ..net.proxy import ProxyError, from_environment
 from ..process.output import say
@@ -60,6 +60,7 @@ def examine(
         ("CA certificates", host.ca_certificates),
         ("proxy", lambda: _proxy(config)),
         ("cache", lambda: _cache(config, user)),
+        ("exceptions", lambda: host.exceptions(config)),
         ("open files", lambda: host.descriptors(config)),
         ("socket", lambda: host.own_socket(config)),
     ]
@@ -187,7 +188,7 @@ def _within(limit: float, check: Callable[[], Iterable[Finding]]) -> Iterator[Fi
         try:
             for finding in check():
                 found.append(finding)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ConfigError) as error:
             found.append(
                 problem(f"could not be looked at: {error}", "see that the doctor runs as root")
             )

@@ -11,13 +11,15 @@ import resource
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 import dns.name
 import dns.rdatatype
 
 from ..cache.store import StoreError
 from ..config.descriptors import FEW_CONNECTIONS, own_descriptors
+from ..config.exemptions import read_file
 from ..config.redis_options import RedisOptionsError
 from ..config.settings import (
     Address,
@@ -94,6 +96,45 @@ def validation(
         yield fine("the resolver validates, which MTA-STS does not need, and DANE does")
     else:
         yield fine("the resolver does not validate, which MTA-STS does not need, but DANE does")
+
+
+# Seconds after which a domain has been exempt for long.
+_LONG = 30 * 86_400
+
+
+def exceptions(config: Config) -> Iterator[Finding]:
+    """Look at the zones that observe, and at the domains that are exempt."""
+    zones = {"default_zone": config.default_zone, **config.zones}
+    for name, zone in zones.items():
+        if zone.observe:
+            yield warning(
+                f"zone {name} observes: no mail is protected",
+                "read in the log what would be, then set observe: false",
+            )
+        if zone.exempt:
+            yield warning(
+                f"zone {name} exempts {_some(zone.exempt)}: their mail is not protected",
+                "take out of exempt what works again",
+            )
+        if zone.exempt_file:
+            yield from _of_file(name, zone.exempt_file)
+
+
+def _of_file(zone: str, path: str) -> Iterator[Finding]:
+    entries = read_file(path)
+    days = (time.time() - os.stat(path).st_mtime) / 86_400
+    if not entries:
+        return
+    text = f"zone {zone} exempts {_some(sorted(entries))}, by {path}, changed {days:.0f} days ago"
+    if days * 86_400 < _LONG:
+        yield fine(text)
+    else:
+        yield warning(text, "take out of the file what works again")
+
+
+def _some(entries: Sequence[str]) -> str:
+    more = f" and {len(entries) - 5} more" if len(entries) > 5 else ""
+    return ", ".join(entries[:5]) + more
 
 
 _VALIDATE = (

@@ -52,6 +52,8 @@ def fields(seen: Inspection) -> dict[str, Any]:
         "dane": None if seen.dane is None else _dane(seen.dane),
         "entry": None if seen.entry is None else entry_fields(seen.entry),
         "answer": seen.answer,
+        "would_be": seen.would_be or seen.answer,
+        "exempt": seen.exempt,
         "problems": [
             {"severity": str(one.severity), "code": one.code, "text": one.text}
             for one in seen.problems

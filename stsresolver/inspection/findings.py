@@ -138,6 +138,8 @@ class Inspection:
     `port`: of the MX hosts.
     `dane`: what DNS says of DANE, None where that was not looked at.
     `heeds_dane`: whether the zone lets DANE come first.
+    `exempt`: the entry by which the zone exempts the domain.
+    `would_be`: the answer without that, and were it not for a zone that observes.
     `in_force`: the policy that Postfix is answered by.
     `answer`: the socketmap reply to Postfix, without its netstring.
     `entry`: what the store of a daemon holds.
@@ -161,6 +163,8 @@ class Inspection:
     now: float
     dane: Dane | None = None
     heeds_dane: bool = False
+    exempt: str | None = None
+    would_be: str = ""
     problems: tuple[Problem, ...] = ()
     verdict: str = ""
 

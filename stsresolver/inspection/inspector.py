@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from ..cache.entry import Entry
 from ..cache.store import StoreError
+from ..config.exemptions import exempted_by
 from ..config.settings import DnsSettings, Zone
 from ..control.messages import Missed
 from ..dane.resolver import DaneResolver
@@ -49,6 +50,7 @@ class Inspector:
     `dns`: the name servers to ask in place of those of `resolv_conf`, and whether to believe them.
     `dane`: whether to look at DANE though the zone does not heed it.
     `zone`: how Postfix is answered.
+    `exempt`: entries of exempt domains besides those of the zone, such as those of its file.
     `cached`: gives what a daemon has cached of a domain, see `stored`; None leaves that out.
     `probing`: how the MX hosts are probed (`smtp.as_postfix_does`); None leaves them alone.
     """
@@ -64,11 +66,13 @@ class Inspector:
         proxy: Proxy | None = None,
         zone: Zone | None = None,
         dane: bool = True,
+        exempt: frozenset[str] = frozenset(),
         cached: Cached | None = None,
         probing: Probing | None = None,
     ) -> None:
         self._timeout = timeout
         self._zone = zone or Zone()
+        self._exempt = frozenset(self._zone.exempt) | exempt
         dns = dns or DnsSettings()
         self._cached = cached
         self._resolver = Resolver(
@@ -119,6 +123,8 @@ class Inspector:
         in_force = _in_force(result, entry, now)
         if in_force is not None and hosts is not None:
             hosts = [replace(one, pattern=in_force.pattern_of(one.host)) for one in hosts]
+        would_be = _told(result, in_force, domain, self._zone, dane)
+        exempt = exempted_by(domain, self._exempt)
         port = asked.port or "25"
         if self._prober is not None and hosts:
             number = self._prober.probing.port_of(port)
@@ -134,13 +140,15 @@ class Inspector:
                 mx_failure,
                 port,
                 in_force,
-                _told(result, in_force, domain, self._zone, dane),
+                "NOTFOUND " if exempt or self._zone.observe else would_be,
                 entry,
                 times,
                 time.monotonic() - began,
                 now,
                 dane,
                 self._zone.dane,
+                exempt,
+                would_be,
             ),
             problems,
         )

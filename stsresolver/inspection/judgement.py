@@ -96,7 +96,8 @@ def code(cause: Cause) -> str:
 
 def judged(seen: Inspection, more: tuple[Problem, ...] = ()) -> Inspection:
     """Return the inspection with its problems, `more` included, and its verdict."""
-    found = (*_of_lookup(seen), *_of_policy(seen), *_of_hosts(seen), *_of_dane(seen), *more)
+    of_lookup = (*_of_lookup(seen), *_of_policy(seen), *_of_hosts(seen), *_of_dane(seen))
+    found = (*of_lookup, *_of_zone(seen), *more)
     return replace(seen, problems=found, verdict=verdict(seen))
 
 
@@ -212,6 +213,14 @@ def _of_dane(seen: Inspection) -> Iterator[Problem]:
         )
 
 
+def _of_zone(seen: Inspection) -> Iterator[Problem]:
+    """Yield why mail is not protected, though the domain has a policy to be enforced."""
+    if seen.exempt is not None:
+        yield _warning("exempt", f"exempt by {seen.exempt} in the zone: mail is not protected")
+    elif not seen.is_enforced and seen.would_be.startswith("OK "):
+        yield _warning("observed", "the zone observes: mail is not protected")
+
+
 # VERDICT
 
 
@@ -222,6 +231,10 @@ def verdict(seen: Inspection) -> str:
         return f"{seen.domain}: the MTA-STS policy is still {seen.result.id}"
     if seen.is_enforced:
         return _enforced(seen, mail)
+    if seen.exempt is not None:
+        return f"{mail} goes as without a policy: it is exempt by {seen.exempt}"
+    if seen.would_be.startswith("OK "):
+        return f"{mail} goes as without a policy: the zone observes"
     if seen.answer.startswith("TEMP ") and not isinstance(seen.result, Failure):
         return f"{mail} waits in the queue: it is not known whether DANE applies"
     if isinstance(seen.result, NoPolicy):

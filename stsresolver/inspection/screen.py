@@ -278,6 +278,10 @@ def _entry(seen: Inspection) -> list[str]:
 
 def _told(seen: Inspection) -> list[str]:
     lines = [quoted(seen.answer)]
+    if seen.exempt is not None:
+        lines.append(f"(exempt by {seen.exempt})")
+    elif seen.would_be not in ("", seen.answer):
+        lines.append(f"(the zone observes, would be: {quoted(seen.would_be)})")
     if seen.answer.startswith("TEMP "):
         lines.append("(mail waits, and Postfix asks again)")
     elif not seen.is_enforced:

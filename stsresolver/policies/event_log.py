@@ -33,6 +33,7 @@ log = logging.getLogger("stsresolver.notices")
 
 # Remembered states; a domain whose state is dropped may be warned about again.
 _MAX_STATES = 20_000
+_DAY = 86_400.0
 # Lines of a domain and a kind within an hour (seconds).
 _LINES = 5
 _HOUR = 3600.0
@@ -50,6 +51,9 @@ class EventLog:
         self._failing = cachetools.LRUCache(_MAX_STATES)
         # By domain, and event with its cause.
         self._limiter = RateLimiter[tuple[str, str]](_LINES, _HOUR, _MAX_STATES, clock)
+        self._exempt = RateLimiter[str](1, _DAY, _MAX_STATES, clock)
+        # What was said last in place of an answer, by zone and next hop.
+        self._observed: MutableMapping[tuple[str, str], str] = cachetools.LRUCache(_MAX_STATES)
 
     def failed(
         self,
@@ -129,6 +133,23 @@ class EventLog:
         fields = {"event": "expired", "before": before}
         text = "policy expired: %s -> no policy (%s)"
         self._log(level, key[0], fields, text, before, why)
+
+    def exempt(self, domain: str, entry: str) -> None:
+        """Warn once a day that a domain has no protection, by this entry of the configuration."""
+        with self._lock:
+            admitted, _ = self._exempt.admits(domain, logging.WARNING)
+        if admitted:
+            text = "exempt by %s, so its mail is not protected"
+            self._log(logging.WARNING, domain, {"event": "exempt"}, text, entry)
+
+    def observed(self, zone: str, next_hop: str, answer: str) -> None:
+        """Log what would be answered in a zone that observes, where that is news."""
+        with self._lock:
+            before = self._observed.get((zone, next_hop))
+            self._observed[zone, next_hop] = answer
+        if answer != before:
+            text = "zone %s observes, would be: %s"
+            self._log(logging.INFO, next_hop, {"event": "observed"}, text, zone, answer)
 
     def dane(self, key: Key, verdict: Verdict, why: str, *, first: bool) -> None:
         """Log what DANE says of a next hop where that is news.

@@ -2,10 +2,10 @@
 
 The answers are TLS policies (smtp_tls_policy_maps, postconf(5)) in the form of socketmap_table(5):
 `OK secure match=...` for a policy to be enforced, `OK dane-only` where DANE comes before it
-(RFC 8461 §2), `NOTFOUND ` where Postfix's own settings apply,
-`TEMP ` and a reason, which Postfix logs, where it is not known what applies (`policies.faults`),
-`PERM ` for what is no request. No text of a policy can add or remove an attribute: the grammar of
-`mta_sts.policy` and `_policy_strings` make sure of it.
+(RFC 8461 §2), `NOTFOUND ` where Postfix's own settings apply, also for an exempt domain and in a
+zone that observes, `TEMP ` and a reason, which Postfix logs, where it is not known what applies
+(`policies.faults`), `PERM ` for what is no request. No text of a policy can add or remove an
+attribute: the grammar of `mta_sts.policy` and `_policy_strings` make sure of it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from __future__ import annotations
 import enum
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
+from ..config.exemptions import exempted_by
 from ..config.settings import Zone
 from ..dane.states import Verdict
 from ..mta_sts.next_hop import NextHop, parse_next_hop, policy_domain
 from ..mta_sts.policy import Mode, Policy
 from ..policies.dane_states import DaneState, DaneStates
+from ..policies.event_log import EventLog
 from ..policies.faults import Fault
 from ..policies.in_force import InForce, Policies
-from .netstring import MAX_REPLY, encode
+from .netstring import MAX_REPLY, cut, encode
 from .reply_cache import Reply, ReplyCount
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,8 @@ log = logging.getLogger(__name__)
 _NOT_FOUND = b"NOTFOUND "
 _DANE_UNKNOWN = "DNS does not say whether DANE applies to this next hop"
 _OWN_FIELDS = ("version: ", "mode: ", "max_age: ", "mx: ")
+# Seconds for which the reply to an exempt domain is repeated.
+_EXEMPT = 3600.0
 # Longer lists do not pass between Postfix's smtp(8) and tlsproxy(8) (ARGV_ATTR_MAX).
 _MAX_STRINGS = 1024
 # What the default zone is called where zones are told apart by name.
@@ -39,10 +44,16 @@ DEFAULT_ZONE = "default_zone"
 
 
 class Outcome(enum.Enum):
-    """What a reply says: its first word in socketmap_table(5)."""
+    """What a reply says, and why.
+
+    `WOULD_ENFORCE`, `WOULD_WAIT`: `NOTFOUND ` in a zone that observes, in place of that.
+    """
 
     POLICY = "policy"
     DANE = "dane"
+    EXEMPT = "exempt"
+    WOULD_ENFORCE = "would_enforce"
+    WOULD_WAIT = "would_wait"
     NONE = "none"
     TEMPORARY = "temporary"
     MALFORMED = "malformed"
@@ -66,10 +77,22 @@ class ReplyCounts:
         return self._zones.copy()
 
 
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """A map of Postfix: its zone, that one's name, the domains exempt, and where replies count."""
+
+    name: str
+    zone: Zone
+    exempt: frozenset[str]
+    counts: Counts
+
+
 class Answers:
     """Answers requests, each in the zone that its map name says.
 
     An unknown map name means `default_zone`, and counts as DEFAULT_ZONE in `counts`.
+    `events`: where it is said what is exempt, and what a zone that observes would answer.
+    `exempt_files`: the entries of each `exempt_file`.
     `dane`: needed where a zone has the option `dane`, or mail waits there. It is asked where a
     policy is to be enforced: a domain without one is Postfix's own business.
     """
@@ -81,12 +104,21 @@ class Answers:
         zones: Mapping[str, Zone],
         counts: ReplyCounts | None = None,
         dane: DaneStates | None = None,
+        events: EventLog | None = None,
+        exempt_files: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         counts = counts or ReplyCounts()
+        files = exempt_files or {}
+
+        def made(name: str, zone: Zone) -> _Map:
+            exempt = files.get(zone.exempt_file or "", frozenset()).union(zone.exempt)
+            return _Map(name, zone, exempt, counts.of(name))
+
         self._policies = policies
         self._dane = dane
-        self._default_zone = default_zone, counts.of(DEFAULT_ZONE)
-        self._zones = {name.encode(): (zone, counts.of(name)) for name, zone in zones.items()}
+        self._events = events or EventLog()
+        self._default = made(DEFAULT_ZONE, default_zone)
+        self._maps = {name.encode(): made(name, zone) for name, zone in zones.items()}
 
     @property
     def changes(self) -> int:
@@ -100,19 +132,22 @@ class Answers:
         """
         name, space, next_hop = request.partition(b" ")
         if not space:
-            count = self._default_zone[1][Outcome.MALFORMED]
+            count = self._default.counts[Outcome.MALFORMED]
             return Reply(encode(b"PERM "), math.inf, count=count)
         # Letters of all the world cost more to convert than the serving thread should spend.
         if next_hop.isascii() and policy_domain(next_hop) is None:
-            _, counts = self._zones.get(name, self._default_zone)
-            return Reply(encode(_NOT_FOUND), math.inf, count=counts[Outcome.NONE])
+            return _not_found(self._maps.get(name, self._default).counts[Outcome.NONE], math.inf)
         return None
 
     def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
         """Call `deliver` once with the reply, now or later and on another thread."""
-        zone, counts, next_hop = self._asked(request)
+        asked, next_hop = self._asked(request)
+        zone, counts = asked.zone, asked.counts
         if next_hop is None:
-            deliver(Reply(encode(_NOT_FOUND), math.inf, count=counts[Outcome.NONE]))
+            deliver(_not_found(counts[Outcome.NONE], math.inf))
+            return
+        if (exempt := self._exempt(asked, next_hop.domain)) is not None:
+            deliver(exempt)
             return
 
         def answered(in_force: InForce) -> None:
@@ -125,10 +160,10 @@ class Answers:
             except Exception:
                 log.exception("%s: internal error while answering a request", next_hop.domain)
                 reply = _temporary(Fault.BUG.value, counts)
-            deliver(reply)
+            deliver(self._observed(asked, next_hop, reply))
 
         def with_dane(reply: Reply, state: DaneState) -> None:
-            deliver(_with_dane(reply, state, counts))
+            deliver(self._observed(asked, next_hop, _with_dane(reply, state, counts)))
 
         if zone.dane and self._dane is not None and self._enforces(next_hop.domain, zone):
             # Beside the look at the policy, whose answer joins this lookup.
@@ -137,9 +172,29 @@ class Answers:
 
     def cached(self, request: bytes) -> Reply:
         """Return the reply that can be given now: the policy known to be in force, else `TEMP `."""
-        zone, counts, next_hop = self._asked(request)
-        in_force = self._policies.cached(next_hop.domain, zone.timeout) if next_hop else None
-        if next_hop is None or in_force is None:
+        asked, next_hop = self._asked(request)
+        if next_hop is None:
+            return _temporary("no answer in time", asked.counts)
+        exempt = self._exempt(asked, next_hop.domain)
+        return exempt or self._observed(asked, next_hop, self._known(asked, next_hop))
+
+    def renew_dane(self, domain: str) -> None:
+        """Look at DANE again for a domain with a policy that a zone with `dane` enforces."""
+        maps = (self._default, *self._maps.values())
+        zones = {one.zone for one in maps if exempted_by(domain, one.exempt) is None}
+        for zone in zones:
+            if zone.dane and self._dane is not None and self._enforces(domain, zone):
+                self._dane.renew(NextHop(domain), zone.timeout)
+
+    def _asked(self, request: bytes) -> tuple[_Map, NextHop | None]:
+        name, _, next_hop = request.partition(b" ")
+        return self._maps.get(name, self._default), parse_next_hop(next_hop)
+
+    def _known(self, asked: _Map, next_hop: NextHop) -> Reply:
+        """Return what is known to apply, without waiting."""
+        zone, counts = asked.zone, asked.counts
+        in_force = self._policies.cached(next_hop.domain, zone.timeout)
+        if in_force is None:
             return _temporary("no answer in time", counts)
         reply = _reply(in_force, next_hop.domain, zone, counts)
         if not zone.dane or reply.count is not counts[Outcome.POLICY]:
@@ -149,20 +204,38 @@ class Answers:
             return _temporary(_DANE_UNKNOWN, counts)
         return _with_dane(reply, state, counts)
 
-    def renew_dane(self, domain: str) -> None:
-        """Look at DANE again for a domain with a policy that a zone with `dane` enforces."""
-        for zone in {zone for zone, _ in (self._default_zone, *self._zones.values())}:
-            if zone.dane and self._dane is not None and self._enforces(domain, zone):
-                self._dane.renew(NextHop(domain), zone.timeout)
-
-    def _asked(self, request: bytes) -> tuple[Zone, Counts, NextHop | None]:
-        name, _, next_hop = request.partition(b" ")
-        return *self._zones.get(name, self._default_zone), parse_next_hop(next_hop)
-
     def _enforces(self, domain: str, zone: Zone) -> bool:
         """Say whether a policy is known that the zone enforces."""
         in_force = self._policies.cached(domain, zone.timeout)
         return in_force is not None and _enforced(in_force.policy, zone)
+
+    def _exempt(self, asked: _Map, domain: str) -> Reply | None:
+        """Return the reply for a domain that is exempt, and warn of that; None for others."""
+        entry = exempted_by(domain, asked.exempt)
+        if entry is None:
+            return None
+        self._events.exempt(domain, entry)
+        # Made anew now and then, for the warning.
+        return _not_found(asked.counts[Outcome.EXEMPT], time.monotonic() + _EXEMPT, domain)
+
+    def _observed(self, asked: _Map, next_hop: NextHop, reply: Reply) -> Reply:
+        """Return a reply as the zone gives it: where it only observes, nothing holds up mail."""
+        if not asked.zone.observe:
+            return reply
+        counts = asked.counts
+        if reply.count in (counts[Outcome.POLICY], counts[Outcome.DANE]):
+            outcome = Outcome.WOULD_ENFORCE
+        elif reply.count is counts[Outcome.TEMPORARY]:
+            outcome = Outcome.WOULD_WAIT
+        else:
+            return reply
+        payload, _ = cut(reply.data) or (b"", 0)
+        self._events.observed(asked.name, str(next_hop), payload.decode())
+        return replace(reply, data=encode(_NOT_FOUND), count=counts[outcome])
+
+
+def _not_found(count: ReplyCount, until: float, domain: str = "") -> Reply:
+    return Reply(encode(_NOT_FOUND), until, domain, count=count)
 
 
 def _temporary(why: str, counts: Counts) -> Reply:

@@ -253,6 +253,11 @@ GOOD = [
      "once"),
     ("dns: {nameservers: []}", Config(), "those of resolv.conf"),
     ("dns: {trust_ad: no}", Config(dns=DnsSettings(trust_ad=False)), "not even this host's own"),
+    ("default_zone: {observe: true, exempt: [Example.COM, .bücher.example, example.com]}",
+     Config(default_zone=Zone(
+         observe=True, exempt=("example.com", ".xn--bcher-kva.example"))), "as A-labels, once"),
+    ("zones: {a: {exempt_file: /etc/exempt}}",
+     Config(zones={"a": Zone(exempt_file="/etc/exempt")}), "not read yet"),
     ("no_proxy: a.example b.example", Config(no_proxy=("a.example", "b.example")), "one text"),
     ("no_proxy: ''", Config(no_proxy=()), "nothing, whatever the environment says"),
     ("no_proxy: []", Config(no_proxy=()), "nothing, whatever the environment says"),
@@ -311,11 +316,12 @@ TOP = (
     "workers, log, metrics, control, dns, https_proxy, no_proxy, cache, proactive_policy_fetching, "
     "default_zone, zones"
 )
-ZONE = "strict_testing, timeout, require_sni, tlsrpt, dane"
+ZONE = "strict_testing, timeout, require_sni, tlsrpt, dane, observe, exempt, exempt_file"
 SERVERS = (
     "a list of addresses of name servers, such as 192.0.2.1, 192.0.2.1:53, 2001:db8::1 and"
     ' "[2001:db8::1]:53"'
 )
+EXEMPT = "a list of domains, such as example.com, or .example.com for all domains below it"
 SECTION = "a section of KEY: VALUE lines"
 NAME = "one without white space and control characters"
 
@@ -365,6 +371,15 @@ BAD = [
     ("dns: {nameservers: ['']}", "1: dns.nameservers", 'the quoted text ""', SERVERS),
     ("dns: {trust_ad: auto}", "1: dns.trust_ad", 'the text "auto"', "true or false"),
     ("dns: {resolvers: []}", "1: dns.resolvers", "an unknown key", "nameservers, trust_ad"),
+    ("default_zone: {exempt: example.com}", "1: default_zone.exempt", 'the text "example.com"',
+     EXEMPT),
+    ("default_zone: {exempt: ['*.example.com']}", "1: default_zone.exempt",
+     'the quoted text "*.example.com"', EXEMPT),
+    ("default_zone: {exempt: [example.com, 192.0.2.1]}", "1: default_zone.exempt",
+     'the text "192.0.2.1"', EXEMPT),
+    ("default_zone: {exempt: [5]}", "1: default_zone.exempt", "the number 5", EXEMPT),
+    ("default_zone: {exempt_file: 5}", "1: default_zone.exempt_file", "the number 5",
+     "the name of a file"),
     ("listen: 127.0.0.1:1", "1: listen", 'the text "127.0.0.1:1"', LISTEN),
     ("listen: {address: a:1}", "1: listen", "a section", LISTEN),
     ("listen:\n- a", "2: listen", 'the text "a"', LISTEN),

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import tempfile
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -870,3 +871,30 @@ def test_a_wrong_configuration_is_that_of_the_daemon(capsys, tmp_path):
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors.startswith(f"mta-sts-daemon: {file}:1: prot: found an unknown key")
+
+
+# EXCEPTIONS
+
+
+def test_exceptions(tmp_path):
+    assert not list(host.exceptions(Config()))
+    file = tmp_path / "exempt"
+    file.write_text("a.example\nb.example\n")
+    config = Config(
+        default_zone=Zone(observe=True),
+        zones={
+            "list": Zone(exempt=tuple(f"{n}.example" for n in range(7))),
+            "file": Zone(exempt_file=str(file)),
+        },
+    )
+    observes, listed, in_file = host.exceptions(config)
+    assert (observes.level, "default_zone observes" in observes.text) == (WARNING, True)
+    assert "0.example, 1.example, 2.example, 3.example, 4.example and 2 more" in listed.text
+    assert (in_file.level, "changed 0 days ago" in in_file.text) == (OK, True)
+    long_ago = time.time() - 31 * 86_400
+    os.utime(file, (long_ago, long_ago))
+    *_, in_file = host.exceptions(config)
+    assert (in_file.level, "a.example, b.example" in in_file.text) == (WARNING, True)
+    assert "changed 31 days ago" in in_file.text
+    file.write_text("")
+    assert len(list(host.exceptions(config))) == 2

@@ -170,3 +170,19 @@ def test_problems(seen, codes, weak):
 
 def test_each_cause_has_its_advice():
     assert set(ADVICE) == set(Cause)
+
+
+@pytest.mark.parametrize(
+    ("zone", "answer", "code", "verdict"),
+    [
+        (Zone(exempt=("example.com",)), "NOTFOUND ", "exempt",
+         "mail to example.com goes as without a policy: it is exempt by example.com"),
+        (Zone(observe=True), "NOTFOUND ", "observed",
+         "mail to example.com goes as without a policy: the zone observes"),
+    ],
+)  # fmt: skip
+def test_a_zone_that_protects_nothing(zone, answer, code, verdict):
+    seen = inspection(zone=zone)
+    assert (seen.answer, seen.verdict) == (answer, verdict)
+    assert [(one.severity, one.code) for one in seen.problems] == [("warning", code)]
+    assert seen.would_be == "OK secure match=mail.example.com servername=hostname"

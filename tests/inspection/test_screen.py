@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stsresolver import Cause, Failure, Found, NoPolicy, NotChanged
+from stsresolver.config.settings import Zone
 from stsresolver.inspection.as_json import as_json
 from stsresolver.inspection.screen import WIDTH, Paint, screen, verdict_line
 from tests.support.inspections import entry, inspection, policy
@@ -23,6 +24,8 @@ SEEN = [
     inspection(Failure(Cause.DNS, EVIL), texts=None),
     inspection(NotChanged("2016"), mx=None),
     inspection(Failure(Cause.CONNECT, EVIL, "1"), entry=entry(failure=EVIL)),
+    inspection(zone=Zone(observe=True)),
+    inspection(zone=Zone(exempt=("example.com",))),
 ]
 
 

@@ -21,7 +21,7 @@ cache_grace: {grace}
 shutdown_timeout: 5
 default_zone:
   timeout: 2
-zones:
+{zone}zones:
   strict:
     strict_testing: true
     timeout: 2
@@ -58,6 +58,8 @@ def missing_programs():
 class Daemon(Process):
     """mta-sts-daemon, listening at `listen`, with `more` settings (lines of its configuration).
 
+    `zone`: more lines of its default zone.
+
     A policy is looked at again after `grace` seconds. `program`: what Python is to run.
     """
 
@@ -69,11 +71,12 @@ class Daemon(Process):
         authority,
         *,
         more="",
+        zone="",
         grace=0.2,
         program=("-m", "stsresolver.daemon"),
     ):
         settings = namespace.directory / f"{name}.yml"
-        settings.write_text(SETTINGS.format(listen=listen, grace=grace) + more)
+        settings.write_text(SETTINGS.format(listen=listen, grace=grace, zone=zone) + more)
         super().__init__(
             *(namespace, name, sys.executable, *program),
             *("-c", settings, "-v", "debug"),
@@ -123,18 +126,19 @@ class Lab:
         listen = UNIX.format(self._namespace.directory / "daemon.sock")
         return Daemon(self._namespace, "unix-daemon", listen, self._certificates.authority)
 
-    def quick_daemon(self, more, *, grace=0.2):
+    def quick_daemon(self, more, *, grace=0.2, zone=""):
         """Start a daemon with short pauses on the socket that transport `unix` asks."""
-        return self._quick_daemon("unix-daemon", "daemon.sock", more, grace)
+        return self._quick_daemon("unix-daemon", "daemon.sock", more, grace, zone)
 
     def second_daemon(self, more, *, grace=0.2):
         """Start a daemon with short pauses beside that one."""
         return self._quick_daemon("second-daemon", "second.sock", more, grace)
 
-    def _quick_daemon(self, name, socket, more, grace):
+    def _quick_daemon(self, name, socket, more, grace, zone=""):
         path = self.directory / socket
         authority = self._certificates.authority
-        return QuickDaemon(self._namespace, name, path, authority, more=more, grace=grace)
+        options = {"more": more, "grace": grace, "zone": zone}
+        return QuickDaemon(self._namespace, name, path, authority, **options)
 
     def start(self, name, *argv):
         """Start a program in the namespace."""

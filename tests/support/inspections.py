@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from stsresolver import Found, Lookup, NoPolicy
 from stsresolver.cache.entry import Entry
+from stsresolver.config.exemptions import exempted_by
 from stsresolver.config.settings import Zone
 from stsresolver.dane.states import Dane
 from stsresolver.inspection.findings import (
@@ -71,6 +72,7 @@ def inspection(
             99,
             text if text is not None or found is None else found.body,
         )
+    told = _told(result, in_force, "example.com", zone or Zone(), dane)
     return judged(
         Inspection(
             "example.com",
@@ -81,13 +83,15 @@ def inspection(
             mx_failure,
             "25",
             in_force,
-            _told(result, in_force, "example.com", zone or Zone(), dane),
+            told if not zone or not (zone.observe or zone.exempt) else "NOTFOUND ",
             entry,
             {Part.RECORD: 0.0123, Part.TLS: 0.02},
             0.1,
             now,
             dane,
             zone is not None and zone.dane,
+            exempted_by("example.com", zone.exempt) if zone else None,
+            told,
         )
     )
 
