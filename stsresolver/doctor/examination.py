@@ -79,8 +79,8 @@ def findings(checks: Sequence[Check], limit: float = LIMIT) -> Iterator[tuple[st
             yield name, finding
 
 
-def of_postfix(postfix: Postfix, config: Config) -> list[Check]:
-    """Return the checks of Postfix's configuration."""
+def of_postfix(postfix: Postfix, config: Config, dns_port: int = 53) -> list[Check]:
+    """Return the checks of Postfix's configuration. `dns_port`: of the name servers it asks."""
     clients = postfix.clients
     # Whoever does not ask the daemon is none of its business, as long as somebody does.
     ours = tuple(client for client in clients if policy_maps.asked(client, config)) or clients
@@ -90,7 +90,7 @@ def of_postfix(postfix: Postfix, config: Config) -> list[Check]:
         ("zone", lambda: policy_maps.zones(ours, config)),
         ("CA certificates", lambda: postfix_tls.authorities(ours)),
         ("TLS level", lambda: postfix_tls.level(ours, config)),
-        ("DANE", lambda: postfix_tls.dane(ours, config)),
+        ("DANE", lambda: postfix_tls.dane(ours, config, dns_port)),
         ("version", lambda: postfix_tls.release(ours, config, postfix.version, mail_version)),
         ("chroot", lambda: policy_maps.chroot(ours, config)),
         ("access", lambda: _access(postfix, ours, config)),

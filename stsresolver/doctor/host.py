@@ -81,8 +81,10 @@ def validation(
             _VALIDATE,
         )
         return
+    # With `dane: true` the daemon asks those alone that are believed.
+    question = dns.name.root, dns.rdatatype.SOA, Deadline(timeout)
     try:
-        answer = run(servers.ask(dns.name.root, dns.rdatatype.SOA, Deadline(timeout)))
+        answer = run(servers.ask(*question, validated=is_needed))
     except (NameServerError, TimeoutError) as error:
         yield warning(f"not found out whether the resolver validates: {error}", "as DNS")
         return

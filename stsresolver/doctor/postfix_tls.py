@@ -10,8 +10,15 @@ import os
 import ssl
 from collections.abc import Iterator
 
+import dns.name
+import dns.rdatatype
+
 from ..config.settings import Config, Zone
+from ..net import resolv_conf
 from ..net.ca_store import hashed_certificates
+from ..net.deadline import Deadline
+from ..net.nameservers import NameServerError, NameServers
+from ..net.steps import run
 from .finding import Finding, fine, problem, warning
 from .policy_maps import asked
 from .postconf import Client, Version
@@ -24,6 +31,9 @@ NARROW: Version = (3, 10, 5)
 FEW = 10
 # Where Postfix's own server has its certificates, and those that it verifies clients against.
 _SERVER = ("smtpd_tls_cert_file", "smtpd_tls_chain_files", "smtpd_tls_CAfile")
+
+# Seconds for a DNS question.
+_DNS = 5.0
 
 _BUNDLE = "set smtp_tls_CAfile = /etc/ssl/certs/ca-certificates.crt"
 _UNVERIFIED = "no certificate is valid, and all mail to domains with a policy waits"
@@ -90,8 +100,14 @@ def level(clients: tuple[Client, ...], config: Config) -> Iterator[tuple[Client,
         yield client, _level(client, by_dane=bool(zones) and all(zone.dane for zone in zones))
 
 
-def dane(clients: tuple[Client, ...], config: Config) -> Iterator[tuple[Client, Finding]]:
-    """Yield for each client that asks a zone with `dane: true` whether it can use the answer."""
+def dane(
+    clients: tuple[Client, ...], config: Config, dns_port: int = 53
+) -> Iterator[tuple[Client, Finding]]:
+    """Yield for each client that asks a zone with `dane: true` whether it can use the answer.
+
+    `dns_port`: of the name servers that Postfix asks.
+    """
+    resolvers: dict[str, Finding] = {}
     for client in clients:
         tables = asked(client, config)
         if not any(config.zones.get(one.zone, config.default_zone).dane for one in tables):
@@ -114,7 +130,39 @@ def dane(clients: tuple[Client, ...], config: Config) -> Iterator[tuple[Client, 
                 ),
             )
         else:
-            yield client, fine("Postfix asks DNSSEC, which the zone option dane needs")
+            path = resolv_conf.PATH
+            if client.chroot:
+                path = os.path.normpath(f"{client['queue_directory']}/{path}")
+            if path not in resolvers:
+                trust_ad = config.dns.trust_ad or None
+                resolvers[path] = _name_servers(path, dns_port, trust_ad)
+            yield client, resolvers[path]
+
+
+def _name_servers(path: str, port: int, trust_ad: bool | None) -> Finding:
+    """Say whether the name servers in this resolv.conf(5) validate: Postfix believes each."""
+    remedy = f"name in {path} alone a validating resolver on this host, and restart Postfix"
+    waits = "mail that DANE is to verify waits"
+    try:
+        servers = resolv_conf.read_servers(path, port, trust_ad=trust_ad)
+    except OSError as error:
+        return problem(f"{path} cannot be read: {error.strerror}; {waits}", remedy)
+    for server in servers:
+        asked_alone = NameServers(path, port, [server.address])
+        question = dns.name.root, dns.rdatatype.SOA, Deadline(_DNS)
+        try:
+            answer = run(asked_alone.ask(*question))
+        except (NameServerError, TimeoutError) as error:
+            return problem(f"no answer from a name server of {path}: {error}", remedy)
+        if not answer.authenticated:
+            return problem(f"{server} in {path} does not validate: {waits}", remedy)
+        if not server.is_believed:
+            return warning(
+                f"{server} in {path} is not on this host: whoever can change its answers on the way"
+                " chooses what DANE verifies",
+                remedy,
+            )
+    return fine(f"Postfix asks for DNSSEC, and the name servers of {path} validate")
 
 
 def _level(client: Client, *, by_dane: bool) -> Finding:

@@ -31,6 +31,7 @@ from stsresolver.doctor import examination, file_access, host, policy_maps, post
 from stsresolver.doctor.finding import Level, fine, problem, warning
 from stsresolver.doctor.postconf import Client, PostconfError, Postfix, parse, read, version
 from stsresolver.doctor.postfix_tls import FEW
+from stsresolver.net.dns_servers import DnsServer
 from stsresolver.net.nameservers import NameServers
 from tests.support.authority import Authority
 from tests.support.hostile_dns import NameServer, code, silence
@@ -293,20 +294,19 @@ def test_level(settings, level, remedy, why):
 
 WITH_DANE = Config(zones={"dane": Zone(dane=True)})
 DNSSEC = {"smtp_dns_support_level": "dnssec"}
+FOR_DANE = {**DNSSEC, "smtp_host_lookup": "dns"}
+TABLE = "socketmap:inet:127.0.0.1:8461:dane"
 DANES = [
-    ({**DNSSEC, "smtp_host_lookup": "dns"}, OK, "", "as it has to be"),
-    ({**DNSSEC, "smtp_host_lookup": "native, dns"}, OK, "", "DNS second"),
-    ({**DNSSEC, "smtp_host_lookup": "native"}, PROBLEM, "smtp_host_lookup = dns", "no DNS"),
-    ({"smtp_dns_support_level": "enabled", "smtp_host_lookup": "dns"}, PROBLEM,
+    (DNSSEC | {"smtp_host_lookup": "native"}, "smtp_host_lookup = dns", "no DNS"),
+    ({"smtp_dns_support_level": "enabled", "smtp_host_lookup": "dns"},
      "smtp_dns_support_level = dnssec", "dane-only is not understood"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("settings", "level", "remedy", "why"), DANES, ids=[c[3] for c in DANES])
-def test_dane(settings, level, remedy, why):
-    table = "socketmap:inet:127.0.0.1:8461:dane"
-    found = the_one(postfix_tls.dane((asking(table, **settings),), WITH_DANE))
-    assert found.level is level, why
+@pytest.mark.parametrize(("settings", "remedy", "why"), DANES, ids=[c[2] for c in DANES])
+def test_dane(settings, remedy, why):
+    found = the_one(postfix_tls.dane((asking(TABLE, **settings),), WITH_DANE))
+    assert found.level is PROBLEM, why
     assert remedy in found.remedy
     # Another zone does without.
     assert not list(postfix_tls.dane((asking(OURS, **settings),), WITH_DANE))
@@ -567,6 +567,53 @@ def test_validation_where_a_zone_needs_it(flags, trust_ad, level, text, resolv_c
         (found,) = host.validation(servers, 5.0, is_needed=True)
     assert (found.level, text in found.text) == (level, True)
     assert ("trust_ad" in found.remedy) is (level is PROBLEM)
+
+
+def test_only_who_is_believed_is_asked_whether_it_validates(tmp_path):
+    file = tmp_path / "resolv.conf"
+    with NameServer(otherwise=root_soa(dns.flags.AD)) as server:
+        # Nobody could answer there.
+        file.write_text("nameserver 192.0.2.1\nnameserver 127.0.0.1\n")
+        servers = NameServers(str(file), server.port)
+        (found,) = host.validation(servers, 5.0, is_needed=True)
+    assert found.level is OK, found
+
+
+# (resolv.conf in the queue directory; what the name servers say; level, text, why)
+OF_POSTFIX = [
+    ("nameserver 127.0.0.1", root_soa(dns.flags.AD), OK, "validate", "validates"),
+    ("nameserver 127.0.0.1", root_soa(), PROBLEM, "does not validate", "does not"),
+    ("nameserver 127.0.0.1", code("SERVFAIL"), PROBLEM, "no answer", "fails"),
+    ("# none", root_soa(dns.flags.AD), OK, "validate", "the one on this host"),
+    (None, root_soa(dns.flags.AD), PROBLEM, "cannot be read", "not copied"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "level", "expected", "why"), OF_POSTFIX, ids=[c[4] for c in OF_POSTFIX]
+)
+def test_name_servers_of_postfix(text, says, level, expected, why, tmp_path):
+    """A chrooted smtp(8) has a resolv.conf of its own."""
+    if text is not None:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc/resolv.conf").write_text(f"{text}\n")
+    one = asking(TABLE, chroot=True, queue_directory=str(tmp_path), **FOR_DANE)
+    with NameServer(otherwise=says) as server:
+        found = the_one(postfix_tls.dane((one,), WITH_DANE, server.port))
+    assert (found.level, expected in found.text) == (level, True), (found, why)
+    assert f"{tmp_path}/etc/resolv.conf" in found.text
+
+
+def test_a_name_server_elsewhere_that_postfix_believes(monkeypatch):
+    with NameServer(otherwise=root_soa(dns.flags.AD)) as server:
+        elsewhere = DnsServer("127.0.0.1", server.port, "192.0.2.1", is_believed=False)
+        monkeypatch.setattr(
+            "stsresolver.net.resolv_conf.read_servers", lambda *_, **__: [elsewhere]
+        )
+        one = asking(TABLE, **FOR_DANE)
+        found = the_one(postfix_tls.dane((one,), WITH_DANE, server.port))
+    assert found.level is WARNING
+    assert "192.0.2.1 in /etc/resolv.conf is not on this host" in found.text
 
 
 def test_ca_certificates(monkeypatch, tmp_path, bundle):
