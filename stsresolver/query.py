@@ -1,9 +1,10 @@
 """mta-sts-query: look at a domain as Postfix's daemon does, and say what comes of mail to it.
 
-Exit statuses: 0 there is a policy (or the known id is still published), 1 there is none, 2 it
-could not be found out, 3 the policy keeps mail from an MX host, 64 for wrong arguments and for an
-`https_proxy` that cannot be used, 66 for a list or CA certificates that cannot be read, 74 and 141
-where the result cannot be printed (`output`), 78 for a wrong configuration, 130 after an interrupt.
+Exit statuses: 0 there is a policy (or the known id is still published), 1 there is none, 2 it or
+its DANE state could not be found out, 3 the policy keeps mail from an MX host, 64 for wrong
+arguments and for an `https_proxy` that cannot be used, 66 for a list or CA certificates that
+cannot be read, 74 and 141 where the result cannot be printed (`output`), 78 for a wrong
+configuration, 130 after an interrupt.
 With `--file`: 0 if every line was looked up, else 2.
 """
 
@@ -235,7 +236,7 @@ def _paint() -> Paint:
 def _status(seen: Inspection, *, strict: bool) -> int:
     if isinstance(seen.result, NoPolicy):
         return _NONE
-    if isinstance(seen.result, Failure):
+    if isinstance(seen.result, Failure) or seen.answer.startswith("TEMP "):
         return _FAILURE
     return _REFUSED if seen.refused or (strict and is_weak(seen)) else _POLICY
 

@@ -21,7 +21,7 @@ SHORT_MAX_AGE = 86_400
 # Fields that may stand in a policy once (RFC 8461 §3.2).
 _ONCE = ("version", "mode", "max_age")
 # Problems that `--strict` makes an exit status of.
-STRICT = ("certificate-ends", "max-age-short", "mx-mismatch", "probe")
+STRICT = ("certificate-ends", "dane-hosts", "max-age-short", "mx-mismatch", "probe")
 
 
 class Advice(NamedTuple):

@@ -253,6 +253,8 @@ def _says_something(dane: Dane, seen: Inspection) -> bool:
 
 def _dane(dane: Dane, seen: Inspection) -> list[str]:
     lines = [f"{dane.mx.value}: {dane.detail}" if dane.detail else dane.mx.value]
+    if dane.mx is MxState.NOT_BELIEVED:
+        lines.append("(run one that validates on this host: docs/dane.rst)")
     for host in dane.hosts:
         lines.append(str(host))
         lines += [
@@ -260,7 +262,7 @@ def _dane(dane: Dane, seen: Inspection) -> list[str]:
             for one in host.tlsa
         ]
     if dane.verdict is Verdict.DANE and seen.is_enforced and not seen.heeds_dane:
-        lines.append("(overridden by the policy: the zone has no dane: true)")
+        lines.append("(the policy overrides it in a zone without dane: true)")
     return lines
 
 

@@ -19,6 +19,8 @@ import pytest
 from stsresolver import Cause, Failure, Found, NoPolicy, NotChanged, query
 from stsresolver.cache.store import StoreError
 from stsresolver.config.keys import load
+from stsresolver.config.settings import Zone
+from stsresolver.dane.states import Dane, DaneHost, HostState, MxState
 from stsresolver.inspection.findings import Inspection
 from stsresolver.inspection.stored import cached
 from stsresolver.inspection.target import parse_target
@@ -94,6 +96,11 @@ def refused(capsys, asked):
 
 FAILURE = Failure(Cause.CONNECT, "refused", "2016")
 TESTING = Found(policy(mode="testing"), "1")
+UNKNOWN = Dane(MxState.FAILED, detail="SERVFAIL")
+SOME = Dane(
+    MxState.SECURE,
+    (DaneHost("mail.example.com", HostState.USABLE), DaneHost("b.org", HostState.NO_TLSA)),
+)
 STATUSES = [
     (0, 0, "a policy", inspection()),
     (0, 0, "which is still the known one", inspection(NotChanged("2016"), mx=None)),
@@ -107,6 +114,9 @@ STATUSES = [
     (1, 1, "a bad record", inspection(NoPolicy(Cause.BAD_RECORD))),
     (2, 2, "a failure", inspection(FAILURE)),
     (2, 2, "a failure of DNS", inspection(Failure(Cause.DNS, "SERVFAIL"), texts=None)),
+    (2, 2, "DANE unknown, so that mail waits", inspection(dane=UNKNOWN, zone=Zone(dane=True))),
+    (0, 0, "DANE unknown where nobody heeds it", inspection(dane=UNKNOWN)),
+    (0, 3, "DANE for some MX hosts", inspection(dane=SOME, zone=Zone(dane=True))),
 ]
 
 
