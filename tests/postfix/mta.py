@@ -28,6 +28,7 @@ transport_maps = inline:{{
     {{ .tlsrpt.example = tlsrpt: }}
     {{ .reuse.example = reuse: }}
     {{ .unix.example = unix: }}
+    {{ nobody@on-purpose.example = sts-test: }}
     {{ behind-relay.example = smtp:[relay.example]:25 }} }}
 smtp_tls_security_level = may
 smtp_tls_CAfile = {authority}
@@ -64,6 +65,9 @@ reuse     unix       - - n -     - smtp
 tlsproxy  unix       - - n -     0 tlsproxy
 unix      unix       - - n -     - smtp
   -o smtp_tls_policy_maps=socketmap:unix:{directory}/daemon.sock:postfix
+sts-test  unix       - - n -     - smtp
+  -o smtp_tls_CAfile={directory}/nobody.pem
+  -o smtp_tls_CApath=
 showq     unix       n - n -     - showq
 error     unix       - - n -     - error
 retry     unix       - - n -     - error
@@ -122,10 +126,10 @@ class Mta:
         done = self._namespace.run("postconf", "-c", self.directory, "-h", name, check=False)
         return done.stdout.decode().strip()
 
-    def send(self, domain):
-        """Send a mail to somebody at `domain` and return what became of the first try."""
+    def send(self, domain, user=None):
+        """Send a mail to `user` at `domain`, and return what became of the first try."""
         self._count += 1
-        recipient = f"mail-{self._count}@{domain}"
+        recipient = f"{user or f'mail-{self._count}'}@{domain}"
         mark = self.log.mark()
         self._namespace.run(
             *("sendmail", "-C", self.directory, "-i", "-f", "somebody@sender.example", recipient),

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import subprocess
+import textwrap
 from dataclasses import fields
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from stsresolver import daemon, query
-from stsresolver.config.keys import Config, parse
+from stsresolver.config.keys import Config, Zone, parse
 from stsresolver.inspection import cache_command
 from tests.support.log_lines import ALL_LINES, CODE, HOLE, LINES, PASSING_ON, TOLD
 
@@ -281,3 +282,14 @@ def test_pure_modules_do_no_io():
 
 def test_one_room_reads_yaml():
     assert {room(name) for name in MODULES if "yaml" in others(name)} == {"config"}
+
+
+def test_the_configuration_for_who_comes_from_the_go_daemon_is_one():
+    page = (CHECKOUT / "docs" / "moving.rst").read_text(encoding="utf-8")
+    (text,) = re.findall(r"::\n\n((?:    .*\n)*    port: 8642\n(?:    .*\n)*)", page)
+    config = parse(textwrap.dedent(text), "moving.rst")
+    assert config.warnings == ()
+    assert config.zones == {
+        "QUERY": Zone(dane=True),
+        "QUERYwithTLSRPT": Zone(dane=True, tlsrpt=True),
+    }
