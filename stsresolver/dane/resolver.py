@@ -7,10 +7,12 @@ DNS does is raised: what goes wrong is a state.
 
 from __future__ import annotations
 
+import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import TypeAlias
 
 import dns.exception
 import dns.name
@@ -26,12 +28,15 @@ from .tlsa import parse_tlsa
 
 # Hosts that are looked up at once.
 _HOSTS = 5
-# Sockets that one lookup has open at once, at most: a host's addresses and TLSA records.
-MAX_SOCKETS = 3 * _HOSTS
+# Sockets that one lookup has open at once, at most: for a host and for the end of its aliases.
+MAX_SOCKETS = 2 * _HOSTS
 # The shortest and the longest time that an answer is remembered (seconds).
 _MIN_TTL, _MAX_TTL = 5, 86_400
 _SMTP = 25
 _FAMILIES = (RdataType.A, RdataType.AAAA)
+
+# What is asked, by a key that the answer is found under.
+Questions: TypeAlias = Mapping[object, tuple[dns.name.Name, RdataType]]
 
 
 class DaneResolver:
@@ -129,22 +134,21 @@ class _Lookup:
         """Look at the addresses of a host, and at its TLSA records (RFC 7672 §2.2.2)."""
         host = _text(name)
         with SideBySide() as under_way:
-            answers = _Answers(under_way)
-            for rdtype in _FAMILIES:
-                under_way.start(rdtype, self._ask(name, rdtype))
-            # Asked beside the addresses, and not waited for unless these are signed: some name
+            answers = _Answers(under_way, self._ask_each)
+            # TLSA beside the addresses, and not waited for unless these are signed: some name
             # servers never answer it.
-            under_way.start(name, self._tlsa(name))
+            tlsa = self._tlsa(name)
+            places = list(tlsa)
+            answers.ask({**tlsa, **{rdtype: (name, rdtype) for rdtype in _FAMILIES}})
             found = yield from _addresses(answers)
             if found is None:
                 return DaneHost(host, HostState.NO_ADDRESS)
             if isinstance(found, str):
                 return DaneHost(host, HostState.FAILED, found)
-            places = [name]
             if found.authenticated:
-                if found.name != name:
-                    places = [found.name, name]
-                    under_way.start(found.name, self._tlsa(found.name))
+                if found.name != name and (tlsa := self._tlsa(found.name)):
+                    places = [*tlsa, *places]
+                    answers.ask(tlsa)
             else:
                 # An alias may be signed while what it leads to is not.
                 alias = yield from self._alias(name, found)
@@ -170,36 +174,64 @@ class _Lookup:
             return None
         return (yield from self._ask(name, RdataType.CNAME))
 
-    def _tlsa(self, name: dns.name.Name) -> Steps[Answer | str]:
+    def _tlsa(self, name: dns.name.Name) -> Questions:
+        """Return the question about the TLSA records of a host, none where its name is too long."""
         try:
-            name = dns.name.from_text(f"_{self._port}._tcp", name)
+            return {name: (dns.name.from_text(f"_{self._port}._tcp", name), RdataType.TLSA)}
         except dns.exception.DNSException:
-            return Answer([], _MAX_TTL, False, name, _MAX_TTL, False)
-        return (yield from self._ask(name, RdataType.TLSA))
+            return {}
 
     def _ask(self, name: dns.name.Name, rdtype: RdataType) -> Steps[Answer | str]:
         """Return an answer, or why there is none."""
+        answers: dict[object, Answer | str] = {}
+        yield from self._ask_each({name: (name, rdtype)}, answers)
+        return answers[name]
+
+    def _ask_each(
+        self, questions: Questions, answers: MutableMapping[object, Answer | str]
+    ) -> Steps[None]:
+        """Put each answer, or why there is none, into `answers` as soon as it is there."""
+        keys = {rdtype: key for key, (_, rdtype) in questions.items()}
+
+        def done(rdtype: RdataType, answer: Answer | NameServerError) -> None:
+            if isinstance(answer, NameServerError):
+                answers[keys[rdtype]] = str(answer)
+            else:
+                self.ttl = min(self.ttl, answer.ttl)
+                answers[keys[rdtype]] = answer
+
         try:
-            answer = yield from self._servers.ask(name, rdtype, self._deadline, validated=True)
-        except (NameServerError, OSError) as error:
-            return str(error)
-        self.ttl = min(self.ttl, answer.ttl)
-        return answer
+            asked = self._servers.ask_each(questions.values(), self._deadline, done, validated=True)
+            yield from asked
+        except OSError as error:
+            for key in questions:
+                answers.setdefault(key, str(error))
 
 
 class _Answers:
-    """The answers to questions under way, each until it is taken."""
+    """The answers to questions under way, each until it is taken. `ask_each`: asks some."""
 
-    def __init__(self, under_way: SideBySide) -> None:
+    def __init__(
+        self,
+        under_way: SideBySide,
+        ask_each: Callable[[Questions, MutableMapping[object, Answer | str]], Steps[None]],
+    ) -> None:
         self._under_way = under_way
+        self._ask_each = ask_each
         self._arrived: dict[object, Answer | str] = {}
+
+    def ask(self, questions: Questions) -> None:
+        """Ask some more, each of another type."""
+        self._under_way.start(object(), self._ask_each(questions, self._arrived))
 
     def first(self, *keys: object) -> Steps[Answer | str]:
         """Return the first answer to one of the questions with these keys."""
+
+        def until() -> float:
+            return -math.inf if any(key in self._arrived for key in keys) else math.inf
+
         while not (arrived := [key for key in keys if key in self._arrived]):
-            done = yield from self._under_way.first()
-            assert done is not None
-            key, self._arrived[key] = done
+            yield from self._under_way.first(until)
         return self._arrived.pop(arrived[0])
 
 

@@ -95,8 +95,8 @@ class Discovery:
             for family in FAMILIES:
                 found(family, [])
             return
-        rdtypes = [RdataType[family] for family in FAMILIES]
-        yield from self._name_servers.ask_each(name, rdtypes, deadline, done)
+        questions = [(name, RdataType[family]) for family in FAMILIES]
+        yield from self._name_servers.ask_each(questions, deadline, done)
 
 
 def _absolute(name: str) -> dns.name.Name:

@@ -2,8 +2,8 @@
 
 It sends a lost datagram again, asks over TCP for a truncated answer, and passes over what does not
 answer the question (RFC 5452 §9.1). A name server that fails is not asked again for this question.
-Questions for several types of records go out together, from one socket: that costs hardly more than
-one of them.
+Questions for several types of records may go out together, from one socket: that costs hardly more
+than one of them.
 
 Silence and REFUSED may be the domain's fault or the name server's. So after one of them, the next
 question goes out together with one for the SOA of the root, which every resolver knows.
@@ -250,9 +250,9 @@ class NameServers:
         Raise `Unreachable` or `NoRoom` where that is the reason, else `NameServerError`.
         """
         answers: list[Answer | NameServerError] = []
-        servers = self.validating if validated else self._configured()
-        yield from self._ask_each(
-            servers, name, (rdtype,), deadline, lambda _, one: answers.append(one)
+        questions = [(name, rdtype)]
+        yield from self.ask_each(
+            questions, deadline, lambda _, one: answers.append(one), validated=validated
         )
         (answer,) = answers
         if isinstance(answer, NameServerError):
@@ -261,28 +261,20 @@ class NameServers:
 
     def ask_each(
         self,
-        name: dns.name.Name,
-        rdtypes: Iterable[RdataType],
+        questions: Iterable[tuple[dns.name.Name, RdataType]],
         deadline: Deadline,
         done: Done,
+        *,
+        validated: bool = False,
     ) -> Steps[None]:
-        """Ask for several types side by side.
+        """Ask questions for different types side by side.
 
         `done` is called once for each type, as soon as it has got an answer or all name servers
-        have failed.
+        have failed. `validated`: as for `ask`.
         """
-        yield from self._ask_each(self._configured(), name, rdtypes, deadline, done)
-
-    def _ask_each(
-        self,
-        servers: Sequence[DnsServer],
-        name: dns.name.Name,
-        rdtypes: Iterable[RdataType],
-        deadline: Deadline,
-        done: Done,
-    ) -> Steps[None]:
+        servers = self.validating if validated else self._configured()
         share = deadline.left() / max(_TRIES, len(servers) + 1)
-        inquiries = [Inquiry(name, rdtype, servers, self._heard, done) for rdtype in rdtypes]
+        inquiries = [Inquiry(*question, servers, self._heard, done) for question in questions]
         for server in itertools.cycle(servers):
             inquiries = [one for one in inquiries if not one.over]
             if not inquiries:

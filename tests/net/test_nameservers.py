@@ -68,7 +68,8 @@ def asked(servers: NameServers, done=lambda rdtype, answer: None):
         done(rdtype, answer)
 
     rdtypes = (RdataType.AAAA, RdataType.A)
-    run(servers.ask_each(dns.name.from_text(HOST), rdtypes, Deadline(TIMEOUT), note))
+    questions = [(dns.name.from_text(HOST), rdtype) for rdtype in rdtypes]
+    run(servers.ask_each(questions, Deadline(TIMEOUT), note))
     return found["A"], found["AAAA"]
 
 
