@@ -75,7 +75,7 @@ class Service:
             settings=config.proactive,
             behind=server.behind,
             timeout=config.default_zone.timeout,
-            also=self._renew_dane,
+            also=self.dane.renew,
         )
         self._watch: AbsenceWatch | None = None
         # Other processes can be on a store alone.
@@ -85,7 +85,7 @@ class Service:
         self._exempt = ExemptFiles(self._answer_anew)
         self._exempt.read(exempt_files(config))
         self._zones = config.default_zone, config.zones
-        self.answers = server.source = self._answers()
+        server.source = self._answers()
         _look_for_validation(config)
 
     def start(self, give_up: Callable[[], None] | None = None) -> None:
@@ -157,11 +157,7 @@ class Service:
 
     def _answer_anew(self) -> None:
         """Answer by the zones and the exempt domains as they are now."""
-        self.answers = self._answers()
-        self.server.switch(self.answers)
-
-    def _renew_dane(self, domain: str) -> None:
-        self.answers.renew_dane(domain)
+        self.server.switch(self._answers())
 
     def _forget(self, domain: str) -> None:
         """Answer no more what was said of a domain."""

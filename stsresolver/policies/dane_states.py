@@ -32,13 +32,14 @@ from .single_flight import Flights
 
 log = logging.getLogger(__name__)
 
-# States; the least recently used is dropped.
-_MAX_STATES = 20_000
+# Domains with states; the least recently used is dropped. Each has as many as Postfix has next hops
+# of it.
+_MAX_DOMAINS = 20_000
 # Seconds until a failed lookup is tried again, doubled with each failure in a row; after one that
 # was lost with the resolver process.
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
 _LOST_PAUSE = 1.0
-_DAY = 86_400.0
+_DAY = 86_400
 
 
 class DaneLookups(Protocol):
@@ -75,7 +76,7 @@ def following(
     """Return the state after the result of a lookup. Pure; `now`: monotonic seconds."""
     if isinstance(result, Dane) and result.verdict is not Verdict.UNKNOWN:
         verdict = result.verdict
-        return DaneState(next_hop, verdict, str(result), now + result.ttl, verdict)
+        return DaneState(next_hop, verdict, str(result), now + min(result.ttl, _DAY), verdict)
     if before is not None and before.verdict is not Verdict.UNKNOWN and now < before.until:
         return before
     known = before.known if before is not None else None
@@ -110,17 +111,19 @@ class DaneStates:
         self._events = EventLog(clock.monotonic)
         # Guards the attributes below.
         self._lock = threading.Lock()
-        self._states: MutableMapping[Key, DaneState] = cachetools.LRUCache(_MAX_STATES)
+        self._domains: MutableMapping[str, dict[Key, DaneState]]
+        self._domains = cachetools.LRUCache(_MAX_DOMAINS)
         # Admits one look at all hosts of a next hop a day.
-        self._daily = RateLimiter[Key](1, _DAY, _MAX_STATES, clock.monotonic)
+        self._daily = RateLimiter[Key](1, _DAY, _MAX_DOMAINS, clock.monotonic)
 
     def __len__(self) -> int:
-        return len(self._states)
+        with self._lock:
+            return sum(map(len, self._domains.values()))
 
     def cached(self, next_hop: NextHop, timeout: float) -> DaneState | None:
         """Return the state that holds now, None where it has to be found out."""
         with self._lock:
-            state = self._states.get((str(next_hop), timeout))
+            state = self._domains.get(next_hop.domain, {}).get((str(next_hop), timeout))
         return state if state is not None and self._clock.monotonic() < state.until else None
 
     def ask(self, next_hop: NextHop, timeout: float, answer: Callable[[DaneState], None]) -> None:
@@ -134,22 +137,18 @@ class DaneStates:
         elif self._flights.join((str(next_hop), timeout), answer):
             self._begin(next_hop, timeout)
 
-    def renew(self, next_hop: NextHop, timeout: float) -> None:
-        """Find the state out again, though it may still hold."""
-        if self._flights.join((str(next_hop), timeout), lambda state: None):
-            self._begin(next_hop, timeout)
+    def renew(self, domain: str) -> None:
+        """Find out again what is remembered of a domain (A-labels), though it may still hold."""
+        with self._lock:
+            states = dict(self._domains.get(domain, {}))
+        for key, state in states.items():
+            if self._flights.join(key, lambda state: None):
+                self._begin(state.next_hop, key[1])
 
     def forget(self, domain: str) -> None:
         """Forget the states of all next hops with this domain (A-labels)."""
         with self._lock:
-            found = [one for one, state in self._states.items() if state.next_hop.domain == domain]
-            for key in found:
-                del self._states[key]
-
-    def scan(self) -> list[DaneState]:
-        """Return all states, old ones included."""
-        with self._lock:
-            return list(self._states.values())
+            self._domains.pop(domain, None)
 
     def _begin(self, next_hop: NextHop, timeout: float) -> None:
         self._lookups(timeout).begin_dane(next_hop, partial(self._came, next_hop, timeout))
@@ -159,9 +158,9 @@ class DaneStates:
         """Remember what a lookup found, and answer all that wait for it."""
         key = str(next_hop), timeout
         with self._lock:
-            before = self._states.get(key)
-            state = following(next_hop, before, result, self._clock.monotonic())
-            self._states[key] = state
+            states = self._domains.setdefault(next_hop.domain, {})
+            before = states.get(key)
+            state = states[key] = following(next_hop, before, result, self._clock.monotonic())
         try:
             self._tell(key, before, state)
             if state.verdict is Verdict.DANE and isinstance(result, Dane):

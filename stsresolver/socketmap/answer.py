@@ -178,14 +178,6 @@ class Answers:
         exempt = self._exempt(asked, next_hop.domain)
         return exempt or self._observed(asked, next_hop, self._known(asked, next_hop))
 
-    def renew_dane(self, domain: str) -> None:
-        """Look at DANE again for a domain with a policy that a zone with `dane` enforces."""
-        maps = (self._default, *self._maps.values())
-        zones = {one.zone for one in maps if exempted_by(domain, one.exempt) is None}
-        for zone in zones:
-            if zone.dane and self._dane is not None and self._enforces(domain, zone):
-                self._dane.renew(NextHop(domain), zone.timeout)
-
     def _asked(self, request: bytes) -> tuple[_Map, NextHop | None]:
         name, _, next_hop = request.partition(b" ")
         return self._maps.get(name, self._default), parse_next_hop(next_hop)

@@ -145,15 +145,29 @@ def test_forgotten_with_the_domain(states, lookups):
         learn(states, lookups, BY_POLICY, hop)
     states.forget("example.com")
     assert [known(states, hop) for hop in (HOP, submission, other)] == [None, None, Verdict.POLICY]
-    assert [state.next_hop for state in states.scan()] == [other]
     assert len(states) == 1
 
 
 def test_renewed_though_it_holds(states, lookups):
-    learn(states, lookups, BY_DANE)
-    states.renew(HOP, 4.0)
+    submission = NextHop("example.com", port="587")
+    states.renew("example.com")
+    assert lookups.asked == []
+    for hop in HOP, submission:
+        learn(states, lookups, BY_DANE, hop)
+        lookups.asked.clear()
+    states.renew("example.com")
+    assert [hop for hop, *_ in lookups.asked] == [HOP, submission]
     lookups.answer(BY_POLICY)
+    lookups.answer(BY_DANE)
+    assert [known(states, hop) for hop in (HOP, submission)] == [Verdict.POLICY, Verdict.DANE]
+
+
+def test_no_state_holds_for_more_than_a_day(states, lookups, clock):
+    learn(states, lookups, Dane(MxState.INSECURE, ttl=2**31))
+    clock.later(86_399)
     assert known(states) is Verdict.POLICY
+    clock.later(1)
+    assert known(states) is None
 
 
 def test_all_hosts_are_looked_at_once_a_day(states, lookups, clock, caplog):

@@ -28,21 +28,19 @@ NOT_FOUND = b"NOTFOUND "
 class Policies:
     changes = 0
 
-    def __init__(self, policy, unknown=None, known=True):
+    def __init__(self, policy, unknown=None):
         self.in_force = InForce(policy, 100.0, 0, unknown)
-        self.known = known
 
     def ask(self, domain, timeout, answer):
         answer(self.in_force)
 
     def cached(self, domain, timeout):
-        return self.in_force if self.known else None
+        return self.in_force
 
 
 class States:
     def __init__(self, verdict, until=50.0):
         self.asked = []
-        self.renewed = []
         self._state = DaneState(NextHop("example.com"), verdict, "", until)
 
     def ask(self, next_hop, timeout, answer):
@@ -51,9 +49,6 @@ class States:
 
     def cached(self, next_hop, timeout):
         return self._state if self._state.until else None
-
-    def renew(self, next_hop, timeout):
-        self.renewed.append((str(next_hop), timeout))
 
 
 def replied(policies, states, zone, request=b"postfix example.com"):
@@ -132,14 +127,3 @@ def test_without_states_mail_waits():
     reply, until, _ = replied(Policies(ENFORCE), None, Zone(dane=True))
     assert reply.startswith(b"TEMP ")
     assert until == -math.inf
-
-
-def test_renewed_where_a_zone_wants_it():
-    states = States(Verdict.DANE)
-    zones = {"a": Zone(dane=True, timeout=9.0), "b": Zone(dane=True, timeout=9.0), "c": Zone()}
-    Answers(Policies(ENFORCE), ON, zones, dane=states).renew_dane("example.com")
-    assert sorted(states.renewed) == [("example.com", 4.0), ("example.com", 9.0)]
-    for policies in Policies(TESTING), Policies(None), Policies(ENFORCE, known=False):
-        states = States(Verdict.DANE)
-        Answers(policies, ON, {}, dane=states).renew_dane("example.com")
-        assert states.renewed == []
