@@ -125,6 +125,7 @@ class Service:
         """
         self._exempt.read(exempt_files(config))
         self.resolver.change(_reach(config, proxy))
+        self.dane.clear()
         self.server.workers = config.workers
         self.server.shutdown_timeout = config.shutdown_timeout
         if isinstance(self.cache, LayeredStore):

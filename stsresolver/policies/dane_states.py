@@ -32,9 +32,9 @@ from .single_flight import Flights
 
 log = logging.getLogger(__name__)
 
-# Domains with states; the least recently used is dropped. Each has as many as Postfix has next hops
-# of it.
-_MAX_DOMAINS = 20_000
+# Domains with states, and states of each: the least recently used is dropped. Postfix has few next
+# hops of a domain, but a client may name any port.
+_MAX_DOMAINS, _MAX_NEXT_HOPS = 20_000, 16
 # Seconds until a failed lookup is tried again, doubled with each failure in a row; after one that
 # was lost with the resolver process.
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
@@ -111,7 +111,7 @@ class DaneStates:
         self._events = EventLog(clock.monotonic)
         # Guards the attributes below.
         self._lock = threading.Lock()
-        self._domains: MutableMapping[str, dict[Key, DaneState]]
+        self._domains: MutableMapping[str, MutableMapping[Key, DaneState]]
         self._domains = cachetools.LRUCache(_MAX_DOMAINS)
         # Admits one look at all hosts of a next hop a day.
         self._daily = RateLimiter[Key](1, _DAY, _MAX_DOMAINS, clock.monotonic)
@@ -150,6 +150,11 @@ class DaneStates:
         with self._lock:
             self._domains.pop(domain, None)
 
+    def clear(self) -> None:
+        """Forget all states: other name servers may say something else."""
+        with self._lock:
+            self._domains.clear()
+
     def _begin(self, next_hop: NextHop, timeout: float) -> None:
         self._lookups(timeout).begin_dane(next_hop, partial(self._came, next_hop, timeout))
         self._flush()
@@ -158,7 +163,9 @@ class DaneStates:
         """Remember what a lookup found, and answer all that wait for it."""
         key = str(next_hop), timeout
         with self._lock:
-            states = self._domains.setdefault(next_hop.domain, {})
+            states = self._domains.get(next_hop.domain)
+            if states is None:
+                states = self._domains[next_hop.domain] = cachetools.LRUCache(_MAX_NEXT_HOPS)
             before = states.get(key)
             state = states[key] = following(next_hop, before, result, self._clock.monotonic())
         try:

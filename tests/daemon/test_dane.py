@@ -132,6 +132,21 @@ def test_a_reload_switches_it(daemon, tmp_path):
     assert one.stop() == 0
 
 
+def test_after_a_reload_the_name_servers_are_asked_anew(daemon, tmp_path):
+    """What is known of a domain may come from those that it replaces."""
+    zone = "default_zone: {dane: true, timeout: 10}\n"
+    one = daemon(f"{DNS}{zone}")
+    config = tmp_path / "config.yml"
+    with Client(one.address()) as client:
+        assert asked(client, "good.example") == DANE
+        before = config.read_text()
+        config.write_text(before.replace("]}", "], trust_ad: no}"))
+        one.process.send_signal(signal.SIGHUP)
+        wait_for(one.says("reloaded, configuration", 1), "a reload")
+        assert asked(client, "good.example") == secure("good.example")
+    assert one.stop() == 0
+
+
 def test_off_where_nobody_validates(daemon):
     one = daemon(
         "dns: {nameservers: [DNS], trust_ad: no}\ndefault_zone: {dane: true, timeout: 10}\n"

@@ -146,6 +146,17 @@ def test_forgotten_with_the_domain(states, lookups):
     states.forget("example.com")
     assert [known(states, hop) for hop in (HOP, submission, other)] == [None, None, Verdict.POLICY]
     assert len(states) == 1
+    states.clear()
+    assert len(states) == 0
+    assert known(states, other) is None
+
+
+def test_a_client_that_asks_for_all_ports_fills_no_memory(states, lookups):
+    for port in range(1, 1000):
+        learn(states, lookups, BY_POLICY, NextHop("example.com", port=str(port)))
+    assert len(states) < 100
+    learn(states, lookups, BY_DANE)
+    assert known(states) is Verdict.DANE
 
 
 def test_renewed_though_it_holds(states, lookups):
