@@ -30,8 +30,9 @@ pytestmark = pytest.mark.skipif(
 QUICK, SLOW, GRACE = 2.0, 0.5, 0.5
 # Bytes that a lookup may take.
 MEMORY = 5_000_000
-# Seconds of CPU that whatever is done before a certificate is verified may cost, with DNS.
-CPU = 0.01
+# What may be computed before a certificate is verified, DNS included: seconds of CPU, or on a slow
+# machine so many times what an honest lookup takes.
+CPU, HONEST = 0.01, 7
 PROCESSES = 3
 
 Measured = tuple[Result, float, float, int]
@@ -112,6 +113,13 @@ def https_results(measurement) -> dict[str, Measured]:
     return side_by_side(measurement.https_case, hostile_https_cases.CASES)
 
 
+@pytest.fixture(scope="module")
+def honest(measurement) -> float:
+    """Seconds of CPU that an honest lookup takes here."""
+    case = hostile_https_cases.Case("honest", https(page()), ())
+    return min(measurement.https_case(case)[2] for _ in range(5))
+
+
 def each(cases: list) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=[case.reason for case in cases])
 
@@ -140,14 +148,15 @@ def ends_before_http(case: hostile_https_cases.Case) -> bool:
 
 @pytest.mark.requirement("HTTP-20")
 @each([case for case in hostile_https_cases.CASES if ends_before_http(case)])
-def test_little_is_computed_for_one_without_a_certificate(measurement, https_results, case):
+def test_little_is_computed_for_one_without_a_certificate(measurement, https_results, honest, case):
     _, _, least, _ = https_results[case.reason]
     # What else the machine does can make a computation longer, and never shorter.
+    most = max(CPU, HONEST * honest)
     for _ in range(3):
-        if least < CPU:
+        if least < most:
             break
         least = min(least, measurement.https_case(case)[2])
-    assert least < CPU
+    assert least < most
 
 
 def test_reasons_are_told_apart():

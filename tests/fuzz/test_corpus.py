@@ -8,6 +8,7 @@ import pytest
 from stsresolver.config import yaml_schema
 from stsresolver.lookup import messages
 from stsresolver.mta_sts import discovery, fetch, policy, record
+from stsresolver.mta_sts.next_hop import NextHop
 from stsresolver.socketmap import answer, netstring
 from tests.fuzz.corpus import CORPUS, inputs
 from tests.fuzz.smaller import smaller
@@ -48,7 +49,8 @@ BROKEN = [
     ("policy", policy, "_mx_pattern", lambda line, value: value, b"mx: a, ciphers=x",
      "an attribute"),
     ("policy", policy, "excerpt", bytes.decode, b"\x07", "a bell in an error"),
-    ("next_hop", answer, "policy_domain", bytes.decode, b"x Example.Com", "no A-labels"),
+    ("next_hop", answer, "parse_next_hop", lambda text: NextHop(text.decode()), b"x Example.Com",
+     "no A-labels"),
     ("configuration", yaml_schema, "shown", lambda text, length=60: text, b'"a\\nb": 1',
      "a second line in an error"),
     ("dns_message", discovery, "RecordError", record.SeveralRecords,

@@ -109,7 +109,7 @@ def test_counts_outlive_a_reload(watch):
     watched = watch("zones: {a: {}}")
     watched.ask("a enforce.example")
     watched.service.reload(parse("zones: {b: {}}", "config"), None)
-    wait_for(lambda: b"a" not in watched.server.source._zones, "the other zones")
+    wait_for(lambda: b"a" not in watched.server.source._maps, "the other zones")
     watched.ask("a enforce.example", "b enforce.example")
     found = watched.samples()
     for zone in ("a", "b", "default_zone"):
