@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 
+import dns.rdatatype
 import pytest
 
 from tests.support.authority import Authority
@@ -92,7 +93,7 @@ class Said:
         domain = ".".join(name.split(".")[-2:])
         said = self._cases.get(domain, {})
         usual = {"MX": many(1), "A": ADDRESS, "AAAA": NONE, "TLSA": TLSA}
-        return {**usual, **said}.get(query.type.name, NONE)(query)
+        return {**usual, **said}.get(dns.rdatatype.to_text(query.type), NONE)(query)
 
 
 @pytest.fixture
