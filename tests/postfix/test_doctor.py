@@ -162,8 +162,8 @@ def test_beside_the_daemon_and_its_postfix(lab):
     for want in (
         f"OK       configuration: {settings}",
         "OK       socket: answers on 127.0.0.1 port 8461",
-        f"OK       Postfix, policy maps: smtp, relay: smtp_tls_policy_maps asks the daemon,"
-        f" {SOCKETMAP}",
+        f"OK       Postfix, policy maps: smtp, relay, sts-test: smtp_tls_policy_maps asks"
+        f" the daemon, {SOCKETMAP}",
         f"OK       Postfix, zone: strict: strict answers {SOCKETMAP[:-7]}strict",
         "warning  Postfix, CA certificates: ",
         f"{tlsrpt:<8} Postfix, version: tlsrpt, reuse: Postfix ",
