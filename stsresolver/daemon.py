@@ -24,7 +24,7 @@ from dataclasses import replace
 from .cache.store import StoreError
 from .config.descriptors import own_descriptors
 from .config.keys import DEFAULT_PATH, ConfigError, load
-from .config.settings import Config, LogSettings, RedisCache, UnixAddress
+from .config.settings import Config, LogSettings, SharedCache, UnixAddress
 from .control.commands import Commands
 from .control.server import MODE, ControlServer
 from .lookup.supervisor import StartError
@@ -160,7 +160,7 @@ def _check_host(config: Config, path: str, *, makes_sockets: bool) -> None:
         except ImportError as error:
             how = f"{sys.executable} -m pip install 'stsresolver[metrics]'"
             lacks("metrics", f"metrics: {error}: {how}")
-    if isinstance(config.cache, RedisCache):
+    if isinstance(config.cache, SharedCache):
         try:
             # Nothing is connected before it is needed.
             open_cache(config.cache, config.cache_grace).close()

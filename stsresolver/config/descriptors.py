@@ -6,7 +6,7 @@ No I/O.
 
 from __future__ import annotations
 
-from .settings import CacheSettings, RedisCache, SqliteCache
+from .settings import CacheSettings, PostgresCache, RedisCache, SqliteCache
 
 # Log, pidfile, listening sockets, resolver processes, metrics, files that are read now and then.
 _BASE = 80
@@ -23,5 +23,7 @@ def own_descriptors(cache: CacheSettings) -> int:
             return _BASE + _SQLITE_CONNECTION * threads
         case RedisCache(redis=redis):
             return _BASE + redis.max_connections + len(redis.sentinels)
+        case PostgresCache(postgres=postgres):
+            return _BASE + postgres.max_connections
         case _:
             return _BASE

@@ -21,7 +21,16 @@ from dataclasses import fields, is_dataclass, replace
 import yaml
 
 from ..net.proxy import Proxy, ProxyError, from_environment
-from .settings import Address, Config, InternalCache, RedisCache, SqliteCache, UnixAddress
+from .settings import (
+    Address,
+    CacheSettings,
+    Config,
+    InternalCache,
+    PostgresCache,
+    RedisCache,
+    SqliteCache,
+    UnixAddress,
+)
 from .yaml_schema import ConfigError, shown
 
 _COMMENT = 44
@@ -29,6 +38,8 @@ _SECRET = "***"
 # What the file calls a field of `Config` otherwise, and what no key stands for.
 _KEYS = {"proactive": "proactive_policy_fetching"}
 _NO_KEYS = ("warnings", "lines")
+# What is ours beside the keywords of libpq.
+_OF_POSTGRES = ("max_connections", "command_timeout", "prepared_statements")
 # In whose place `listen` stands.
 _ONE_ADDRESS = ("host", "port", "path", "mode", "owner", "group")
 # Names of aioredis for options of redis-py, see `redis_options`.
@@ -81,7 +92,7 @@ def _item(
     place = section + (shown(key) or '""')
     name = "  " * depth + _scalar(key)
     source = _source(sources, place)
-    if isinstance(value, InternalCache | SqliteCache | RedisCache):
+    if isinstance(value, CacheSettings):
         yield from _cache(sources, value)
     elif isinstance(value, Proxy):
         # The names that are reached without it are a key of their own.
@@ -106,31 +117,14 @@ def _item(
         yield _line(name, None if value == {} else value, source)
 
 
-def _cache(sources: Sources, cache: InternalCache | SqliteCache | RedisCache) -> Iterator[str]:
+def _cache(sources: Sources, cache: CacheSettings) -> Iterator[str]:
     """Yield the lines of the key `cache`, whose options depend on its type."""
-    if isinstance(cache, RedisCache):
-        kind = "redis_sentinel" if cache.redis.sentinels else "redis"
-    else:
-        kind = "internal" if isinstance(cache, InternalCache) else "sqlite"
+    kind, values, given = _options(cache)
     yield "cache:"
     yield _line("  type", kind, _source(sources, "cache.type"))
     yield "  options:"
-    for field in fields(cache):
-        if field.name != "redis":
-            yield from _item(sources, field.name, getattr(cache, field.name), "cache.options.", 2)
-    if isinstance(cache, RedisCache):
-        yield from _redis(sources, cache)
-
-
-def _redis(sources: Sources, cache: RedisCache) -> Iterator[str]:
-    """Yield the options under today's names: a URL taken apart, older names replaced."""
-    found = cache.redis
-    values = {"prefix": found.prefix, "max_connections": found.max_connections, **found.keywords}
-    if found.sentinels:
-        values |= {"sentinels": found.sentinels, "sentinel_master_name": found.master}
-        values |= found.sentinel_keywords
     for name, value in values.items():
-        option = found.sources.get(name)
+        option = given.get(name)
         source = _source(sources, f"cache.options.{option}")
         if option not in (None, name):
             source += f", {option}"
@@ -140,6 +134,31 @@ def _redis(sources: Sources, cache: RedisCache) -> Iterator[str]:
                 yield _line(f"      {inner}", _masked(inner, held), source)
         else:
             yield _line(f"    {name}", _masked(name, value), source)
+
+
+def _options(cache: CacheSettings) -> tuple[str, dict[str, object], Mapping[str, str]]:
+    """Return the type, and the options under today's names: a URL taken apart, others replaced.
+
+    And for each that the file says, the name of the option there.
+    """
+    match cache:
+        case InternalCache() | SqliteCache():
+            values = {field.name: getattr(cache, field.name) for field in fields(cache)}
+            kind = "internal" if isinstance(cache, InternalCache) else "sqlite"
+            return kind, values, {name: name for name in values}
+        case RedisCache(redis=found):
+            values = {"cache_size": cache.cache_size, "prefix": found.prefix}
+            values |= {"max_connections": found.max_connections, **found.keywords}
+            if found.sentinels:
+                values |= {"sentinels": found.sentinels, "sentinel_master_name": found.master}
+                values |= found.sentinel_keywords
+            kind = "redis_sentinel" if found.sentinels else "redis"
+            return kind, values, {"cache_size": "cache_size", **found.sources}
+        case PostgresCache(postgres=server):
+            values = {"cache_size": cache.cache_size}
+            values |= {name: getattr(server, name) for name in _OF_POSTGRES}
+            given = {"cache_size": "cache_size", **server.sources}
+            return "postgres", values | dict(server.keywords), given
 
 
 def _address(one: Address) -> str:

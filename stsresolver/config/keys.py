@@ -17,14 +17,15 @@ The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ..net.proxy import Proxy
 from .exemptions import read_file
-from .redis_options import RedisOptionsError, redis_settings
+from .postgres_options import postgres_settings
+from .redis_options import connection_options, sentinel_options
 from .settings import (
     Address,
     CacheSettings,
@@ -34,13 +35,16 @@ from .settings import (
     InternalCache,
     LogSettings,
     MetricsSettings,
+    PostgresCache,
     ProactiveSettings,
     RedisCache,
+    SharedCache,
     SqliteCache,
     UnixAddress,
     Zone,
     exempt_files,
 )
+from .store_options import Options, OptionsError, OptionWarning
 from .values import (
     CACHE_GRACE_MAX,
     INTERVAL_MAX,
@@ -84,6 +88,7 @@ __all__ = [
     "InternalCache",
     "LogSettings",
     "MetricsSettings",
+    "PostgresCache",
     "ProactiveSettings",
     "Proxy",
     "RedisCache",
@@ -229,7 +234,11 @@ def _sqlite(entry: Item) -> SqliteCache | None:
     return SqliteCache(**values)
 
 
-def _redis(entry: Item, *, by_sentinels: bool = False) -> RedisCache | None:
+_Parse = Callable[[Options], tuple[Any, Sequence[OptionWarning]]]
+
+
+def _server(entry: Item, parse: _Parse, make: Callable[..., SharedCache]) -> SharedCache | None:
+    """Return the cache in a server, whose options `parse` knows."""
     entries = {name: value for name, (_, value) in entry.entries().items()}
     values: dict[str, Any] = {}
     size = entries.pop("cache_size", None)
@@ -245,15 +254,15 @@ def _redis(entry: Item, *, by_sentinels: bool = False) -> RedisCache | None:
         return entries[name], f"{below}: {sentence}" if below else sentence
 
     try:
-        settings, warnings = redis_settings(options, by_sentinels=by_sentinels)
-    except RedisOptionsError as error:
+        settings, warnings = parse(options)
+    except OptionsError as error:
         at, sentence = placed(error.option, error.sentence)
         at.wrong(sentence)
         return None
     for warning in warnings:
         at, sentence = placed(*warning)
         at.warn(sentence)
-    return RedisCache(settings, **values)
+    return make(settings, **values)
 
 
 def _zones(entry: Item) -> dict[str, Zone | None]:
@@ -301,8 +310,9 @@ _SQLITE: Mapping[str, Rule] = {
 _CACHES: Mapping[str, Callable[[Item], CacheSettings | None]] = {
     "internal": section(InternalCache, {"cache_size": _CACHE_SIZE}),
     "sqlite": _sqlite,
-    "redis": _redis,
-    "redis_sentinel": partial(_redis, by_sentinels=True),
+    "redis": partial(_server, parse=connection_options, make=RedisCache),
+    "redis_sentinel": partial(_server, parse=sentinel_options, make=RedisCache),
+    "postgres": partial(_server, parse=postgres_settings, make=PostgresCache),
 }
 
 _proactive = section(

@@ -3,50 +3,27 @@
 They are the keywords of redis-py's `Redis` that a configuration file can write, `url`, and our own
 `prefix`. Names of aioredis, which older files have, are mapped (`address`, `maxsize`, `timeout`,
 `create_connection_timeout`) or ignored with a warning. A part of a URL wins over an option of the
-same meaning, as in both libraries. An empty option (None) is taken for one that is left out. With
-TLS, the name in the certificate is verified unless the file says otherwise; older versions of
-redis-py do not do that by themselves.
+same meaning, as in both libraries. With TLS, the name in the certificate is verified unless the
+file says otherwise; older versions of redis-py do not do that by themselves.
 
 `keys` parses the options of the file; the store, the doctor and `effective` take the result.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-# Seconds to connect, and to wait for an answer.
-TIMEOUT = 5.0
+from . import store_options as kind
+from .store_options import TIMEOUT, Kind, Options, OptionsError, OptionWarning, read
+
 PREFIX = "stsresolver:"
 # More would only wait for each other in one interpreter.
 MAX_CONNECTIONS = 32
 
 _PORT = 6379
-
-
-class RedisOptionsError(ValueError):
-    """An option is wrong. The text never has the password.
-
-    `option`: its name in the file, dotted below `sentinel_kwargs`.
-    `sentence`: what is wrong, and what is allowed.
-    """
-
-    def __init__(self, option: str, sentence: str) -> None:
-        self.option = option
-        self.sentence = sentence
-        super().__init__(f"{option}: {sentence}")
-
-
-class OptionWarning(NamedTuple):
-    """An option that is accepted and has no effect, and why."""
-
-    option: str
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +50,13 @@ class RedisSettings:
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
-Options = Mapping[str, object]
 Result = tuple[RedisSettings, list[OptionWarning]]
 
 
 def connection_options(options: Options) -> Result:
     """Return the settings of type `redis`, and warnings.
 
-    Raise `RedisOptionsError` for the first option that is wrong.
+    Raise `OptionsError` for the first option that is wrong.
     """
     warnings: list[OptionWarning] = []
     sources: dict[str, str] = {}
@@ -91,14 +67,14 @@ def connection_options(options: Options) -> Result:
     path = values.get("unix_socket_path")
     if path is not None:
         if values.get("ssl"):
-            raise RedisOptionsError("ssl", "a UNIX socket has no TLS")
+            raise OptionsError("ssl", "a UNIX socket has no TLS")
         for name in ("host", "port"):
             if name in values:
-                raise RedisOptionsError(name, f"Redis is reached by the UNIX socket {path}")
+                raise OptionsError(name, f"Redis is reached by the UNIX socket {path}")
         name = f"{path}/{values['db']}"
     else:
         where = values.setdefault("host", "localhost"), values.setdefault("port", _PORT)
-        name = f"{_joined(*where)}/{values['db']}"
+        name = f"{kind.joined(*where)}/{values['db']}"
     prefix, most = values.pop("prefix"), values.pop("max_connections")
     return RedisSettings(name, prefix, most, values, sources=sources), warnings
 
@@ -114,9 +90,9 @@ def sentinel_options(options: Options) -> Result:
     sentinels = _sentinels(where)
     master = values.pop("sentinel_master_name", "")
     if not master:
-        raise RedisOptionsError("sentinel_master_name", "is missing")
+        raise OptionsError("sentinel_master_name", "is missing")
     if not isinstance(kwargs, Mapping):
-        raise RedisOptionsError("sentinel_kwargs", "is no section of options")
+        raise OptionsError("sentinel_kwargs", "is no section of options")
     sources |= {name: name for name in ("sentinels", "sentinel_kwargs") if options.get(name)}
     # One after the other is asked; all of them together get the time of one connection.
     timeout = values["socket_connect_timeout"] / len(sentinels)
@@ -125,7 +101,7 @@ def sentinel_options(options: Options) -> Result:
     for name in ("min_other_sentinels", "force_master_ip"):
         if name in values:
             of_sentinels[name] = values.pop(name)
-    known_by = ", ".join(_joined(*one) for one in sentinels)
+    known_by = ", ".join(kind.joined(*one) for one in sentinels)
     settings = RedisSettings(
         f"{master}/{values['db']} (sentinels {known_by})",
         values.pop("prefix"),
@@ -139,102 +115,37 @@ def sentinel_options(options: Options) -> Result:
     return settings, warnings
 
 
-def redis_settings(options: Options, *, by_sentinels: bool) -> Result:
-    """Return the settings of one of the two types."""
-    return sentinel_options(options) if by_sentinels else connection_options(options)
-
-
-_Kind = Callable[[object], Any]
-
-
-def _string(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        # YAML reads a password of digits as a number.
-        value = str(value)
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ValueError("a text")
-    return value
-
-
-def _truth(value: object) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if isinstance(value, str):
-        value = words.get(value.lower())
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def _whole(low: int, high: int) -> _Kind:
-    allowed = f"a whole number from {low} to {high}"
-
-    def kind(value: object) -> int:
-        if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(allowed)
-        return value
-
-    return kind
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}(\.[0-9]*)?", value):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        value = 0
-    if not 0 < value < math.inf:
-        raise ValueError("a number of seconds over 0")
-    return float(value)
-
-
-def _host(value: object) -> str:
-    try:
-        host = _string(value)
-        # What cannot be converted is no OSError, but a UnicodeError of getaddrinfo.
-        host.encode("idna")
-    except ValueError:
-        raise ValueError("a host name or an address") from None
-    return host
-
-
-def _requirement(value: object) -> str:
-    if value not in ("none", "optional", "required"):
-        raise ValueError("none, optional or required")
-    return str(value)
-
-
-_OURS: dict[str, _Kind] = {"prefix": _string, "max_connections": _whole(1, 10_000)}
-_WHERE: dict[str, _Kind] = {
-    "host": _host,
-    "port": _whole(1, 65535),
-    "unix_socket_path": _string,
+_OURS: dict[str, Kind] = {"prefix": kind.text, "max_connections": kind.whole(1, 10_000)}
+_WHERE: dict[str, Kind] = {
+    "host": kind.host,
+    "port": kind.whole(1, 65535),
+    "unix_socket_path": kind.text,
 }
-_HOW: dict[str, _Kind] = {
-    "db": _whole(0, 2**31 - 1),
-    "username": _string,
-    "password": _string,
-    "client_name": _string,
-    "socket_timeout": _seconds,
-    "socket_connect_timeout": _seconds,
-    "socket_keepalive": _truth,
-    "health_check_interval": _whole(0, 86_400),
-    "ssl": _truth,
-    "ssl_keyfile": _string,
-    "ssl_certfile": _string,
-    "ssl_password": _string,
-    "ssl_cert_reqs": _requirement,
-    "ssl_ca_certs": _string,
-    "ssl_ca_path": _string,
-    "ssl_ca_data": _string,
-    "ssl_check_hostname": _truth,
-    "ssl_ciphers": _string,
-    "timeout": _seconds,
+_HOW: dict[str, Kind] = {
+    "db": kind.whole(0, 2**31 - 1),
+    "username": kind.text,
+    "password": kind.text,
+    "client_name": kind.text,
+    "socket_timeout": kind.seconds,
+    "socket_connect_timeout": kind.seconds,
+    "socket_keepalive": kind.truth,
+    "health_check_interval": kind.whole(0, 86_400),
+    "ssl": kind.truth,
+    "ssl_keyfile": kind.text,
+    "ssl_certfile": kind.text,
+    "ssl_password": kind.text,
+    "ssl_cert_reqs": kind.one_of("none", "optional", "required"),
+    "ssl_ca_certs": kind.text,
+    "ssl_ca_path": kind.text,
+    "ssl_ca_data": kind.text,
+    "ssl_check_hostname": kind.truth,
+    "ssl_ciphers": kind.text,
+    "timeout": kind.seconds,
 }
-_SENTINEL: dict[str, _Kind] = {
-    "sentinel_master_name": _string,
-    "min_other_sentinels": _whole(0, 1000),
-    "force_master_ip": _host,
+_SENTINEL: dict[str, Kind] = {
+    "sentinel_master_name": kind.text,
+    "min_other_sentinels": kind.whole(0, 1000),
+    "force_master_ip": kind.host,
 }
 _OLD_NAMES = {
     "address": "url",
@@ -254,7 +165,7 @@ _IGNORED = {
 
 def _read(
     given: Options,
-    known: Mapping[str, _Kind],
+    known: Mapping[str, Kind],
     warnings: list[OptionWarning],
     sources: dict[str, str],
     *,
@@ -267,29 +178,19 @@ def _read(
     `place`: the section of the options, with a dot.
     `beside`: further options of the section, which are read elsewhere.
     """
-    names = (*beside, *known)
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name in _IGNORED:
-            warnings.append(OptionWarning(f"{place}{name}", f"ignored, {_IGNORED[name]}"))
-            continue
-        today = _OLD_NAMES.get(name, name)
-        if today not in known:
-            close = _guess(name, (*names, *(old for old in _OLD_NAMES if _OLD_NAMES[old] in names)))
-            sentence = f"there is no such option{close}; allowed: {', '.join(names)}"
-            raise RedisOptionsError(f"{place}{name}", sentence)
-        if today != name and given.get(today) is not None:
-            raise RedisOptionsError(f"{place}{name}", f"is the old name of {today}, which is there")
-        try:
-            values[today] = known[today](value)
-        except ValueError as error:
-            raise RedisOptionsError(f"{place}{name}", f"only {error} is allowed") from None
-        sources[today] = name
+    values = read(
+        given,
+        known,
+        warnings,
+        sources,
+        old_names=_OLD_NAMES,
+        ignored=_IGNORED,
+        place=place,
+        beside=beside,
+    )
     ssl = sorted(name for name in values if name.startswith("ssl_"))
     if ssl and not values.get("ssl"):
-        raise RedisOptionsError(f"{place}{ssl[0]}", "means nothing without ssl: true")
+        raise OptionsError(f"{place}{ssl[0]}", "means nothing without ssl: true")
     if values.get("ssl"):
         verified = values.get("ssl_cert_reqs") != "none"
         if values.setdefault("ssl_check_hostname", verified) and not verified:
@@ -317,7 +218,7 @@ def _with_address(
         other for other in ("host", "port", "unix_socket_path") if other in given
     ]
     if more:
-        raise RedisOptionsError(name, f"says where Redis is, and so does {more[0]}; give one")
+        raise OptionsError(name, f"says where Redis is, and so does {more[0]}; give one")
     parts = _address(name, given.pop(name))
     for twice in sorted(parts.keys() & given.keys()):
         warnings.append(OptionWarning(twice, f"ignored, the {name} says it too"))
@@ -327,7 +228,7 @@ def _with_address(
 def _address(name: str, value: object) -> dict[str, object]:
     """Return the options that an address says: a URL, a path, or a pair of host and port.
 
-    Raise `RedisOptionsError` if it is none; `name`: the option that has it.
+    Raise `OptionsError` if it is none; `name`: the option that has it.
     """
     if isinstance(value, list | tuple) and len(value) == 2:
         return {"host": value[0], "port": value[1]}
@@ -342,7 +243,7 @@ def _address(name: str, value: object) -> dict[str, object]:
             raise ValueError
     except ValueError:
         # A wrong URL is not quoted: it may hold a password.
-        raise RedisOptionsError(
+        raise OptionsError(
             name,
             "only redis://HOST:PORT/DB, rediss://…, unix:///PATH or [HOST, PORT] is"
             " allowed (write / # ? @ : in a password as %2F %23 %3F %40 %3A)",
@@ -364,21 +265,12 @@ def _address(name: str, value: object) -> dict[str, object]:
 
 def _sentinels(value: object) -> tuple[tuple[str, int], ...]:
     if value is None:
-        raise RedisOptionsError("sentinels", "is missing")
+        raise OptionsError("sentinels", "is missing")
     pairs = value if isinstance(value, list | tuple) else ()
     try:
         if not pairs:
             raise ValueError
-        return tuple((_host(host), _WHERE["port"](port)) for host, port in pairs)
+        return tuple((kind.host(host), _WHERE["port"](port)) for host, port in pairs)
     except (TypeError, ValueError):
         sentence = "only a list of [HOST, PORT] pairs is allowed"
-        raise RedisOptionsError("sentinels", sentence) from None
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _guess(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name)[:60], list(names), n=1, cutoff=0.7)
-    return f" (did you mean {close[0]}?)" if close else ""
+        raise OptionsError("sentinels", sentence) from None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..net.proxy import Proxy
+from .postgres_options import PostgresSettings
 from .redis_options import RedisSettings
 
 
@@ -66,7 +67,17 @@ class RedisCache:
     cache_size: int = 10000
 
 
-CacheSettings: TypeAlias = InternalCache | SqliteCache | RedisCache
+@dataclass(frozen=True, slots=True)
+class PostgresCache:
+    """A PostgreSQL, behind a memory of `cache_size` policies. `postgres`: how it is reached."""
+
+    postgres: PostgresSettings
+    cache_size: int = 10000
+
+
+# Those that other hosts may share.
+SharedCache: TypeAlias = RedisCache | PostgresCache
+CacheSettings: TypeAlias = InternalCache | SqliteCache | SharedCache
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,13 @@ import dns.rdatatype
 from ..cache.store import StoreError
 from ..config.descriptors import FEW_CONNECTIONS, own_descriptors
 from ..config.exemptions import read_file
-from ..config.redis_options import RedisOptionsError
 from ..config.settings import (
     Address,
     Config,
     InternalCache,
+    PostgresCache,
     RedisCache,
+    SharedCache,
     SqliteCache,
     TcpAddress,
     UnixAddress,
@@ -36,6 +37,7 @@ from ..net.nameservers import NameServerError, NameServers
 from ..net.proxy import Proxy
 from ..net.steps import run
 from ..socketmap.netstring import MAX_REPLY, NetstringError, cut, encode
+from ..stores.opening import open_store
 from .file_access import ENTER, READ, WRITE, Person, obstacle
 from .finding import Finding, fine, problem, warning
 
@@ -187,11 +189,13 @@ def cache(config: Config, who: Person) -> Iterator[Finding]:
     """Look at where policies are kept, for the daemon that runs as `who`."""
     match config.cache:
         case InternalCache():
-            yield fine("in memory; empty after each start (choose sqlite or redis to keep it)")
+            yield fine("in memory; empty after each start (choose another type to keep it)")
         case SqliteCache(filename):
             yield _sqlite(os.path.abspath(filename), who)
-        case RedisCache():
-            yield _redis(config.cache)
+        case RedisCache(redis=redis):
+            yield _server(config.cache, f"Redis at {redis.name}")
+        case PostgresCache(postgres=postgres):
+            yield _server(config.cache, f"PostgreSQL at {postgres.name}")
 
 
 def _sqlite(path: str, who: Person) -> Finding:
@@ -219,14 +223,13 @@ def _sqlite(path: str, who: Person) -> Finding:
     return fine(f"{path} can be written by {who.name}")
 
 
-def _redis(settings: RedisCache) -> Finding:
+def _server(settings: SharedCache, name: str) -> Finding:
     try:
-        # The extra may be missing.
-        from ..stores.redis import RedisStore  # noqa: PLC0415
-
-        store = RedisStore(settings.redis)
-    except (ImportError, RedisOptionsError) as error:
-        return problem(str(error), "put this right, or choose another type of cache")
+        store = open_store(settings)
+    except StoreError as error:
+        return problem(
+            str(error).removeprefix("cache: "), "put this right, or choose another type of cache"
+        )
     try:
         store.get("example.com")
     except StoreError as error:
@@ -236,7 +239,7 @@ def _redis(settings: RedisCache) -> Finding:
         )
     finally:
         store.close()
-    return fine(f"Redis at {settings.redis.name} answers")
+    return fine(f"{name} answers")
 
 
 def descriptors(config: Config) -> Iterator[Finding]:

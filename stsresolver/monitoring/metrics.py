@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from ..cache.layered import LayeredStore
 from ..cache.memory import MemoryStore
 from ..cache.store import Cache
-from ..config.settings import CacheSettings, RedisCache
+from ..config.settings import CacheSettings, PostgresCache, RedisCache, SqliteCache
 from ..counters import BOUNDS, Durations
 from ..lookup.messages import DANE, FETCH, POLICY_ID, RESOLVE, WHOLE_DANE
 from ..lookup.pool import ResolverPool
@@ -47,6 +47,12 @@ from .health import Health
 from .http_server import Page
 
 # What is asked of the world, and how.
+# The label of what is read, by the cache's settings.
+_BACKENDS: Mapping[type, str] = {
+    SqliteCache: "sqlite",
+    RedisCache: "redis",
+    PostgresCache: "postgres",
+}
 _STEPS = {
     POLICY_ID: "dns",
     FETCH: "https",
@@ -100,7 +106,7 @@ def pages(service: Parts, cache: CacheSettings) -> Mapping[str, Callable[[], Pag
 class _Parts(Collector):
     def __init__(self, service: Parts, cache: CacheSettings) -> None:
         self._service = service
-        self._backend = "redis" if isinstance(cache, RedisCache) else "sqlite"
+        self._backend = _BACKENDS.get(type(cache), "")
         held = service.cache
         self._layered = held if isinstance(held, LayeredStore) else None
         memory = held.memory if isinstance(held, LayeredStore) else held

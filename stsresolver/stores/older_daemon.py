@@ -1,4 +1,4 @@
-"""Policies that the older daemon for Postfix left in its sqlite file.
+"""Policies that the older daemon for Postfix left in its database, sqlite or PostgreSQL.
 
 Two tables: `sts_policy_cache(domain, ts, pol_id, pol_body)`, with `pol_body` a JSON object of
 `version`, `mode`, `max_age` and `mx`, a list; and `proactive_fetch_ts(id, last_fetch_ts)`, which is
@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..cache.entry import Entry
@@ -30,15 +29,13 @@ TABLES = frozenset({"sts_policy_cache", "proactive_fetch_ts"})
 _DAY = 86_400.0
 
 
-def entries(connection: sqlite3.Connection, now: float) -> Iterator[Entry]:
+def entries(rows: Iterable[tuple[Any, ...]], now: float) -> Iterator[Entry]:
     """Yield the entries that pass the grammar, then log how many were in force at `now`.
 
-    The connection gives text as bytes. A file without the older daemon's tables has no entries.
+    `rows`: domain, ts, pol_id and pol_body, texts as bytes.
     """
-    if not connection.execute("PRAGMA table_info(sts_policy_cache)").fetchall():
-        return
     taken = ended = dropped = 0
-    for row in connection.execute("SELECT domain, ts, pol_id, pol_body FROM sts_policy_cache"):
+    for row in rows:
         try:
             entry = _entry(row, now)
         except ValueError as error:

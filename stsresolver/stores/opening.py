@@ -1,6 +1,6 @@
 """Opens the cache that the settings ask for.
 
-Raises `StoreError`, which says what to do, where the cache cannot be used from the start. A Redis
+Raises `StoreError`, which says what to do, where the cache cannot be used from the start. A server
 that is away at the start can be used later, so it is no error.
 """
 
@@ -9,8 +9,14 @@ from __future__ import annotations
 from ..cache.layered import LayeredStore
 from ..cache.memory import MemoryStore
 from ..cache.store import Cache, Store, StoreError
-from ..config.redis_options import RedisOptionsError
-from ..config.settings import CacheSettings, InternalCache, RedisCache, SqliteCache
+from ..config.settings import (
+    CacheSettings,
+    InternalCache,
+    PostgresCache,
+    SharedCache,
+    SqliteCache,
+)
+from ..config.store_options import OptionsError
 from .sqlite import SqliteStore
 
 
@@ -22,14 +28,18 @@ def open_cache(settings: CacheSettings, grace: float) -> Cache:
     return LayeredStore(memory, open_store(settings), grace=grace)
 
 
-def open_store(settings: SqliteCache | RedisCache) -> Store:
+def open_store(settings: SqliteCache | SharedCache) -> Store:
     """Open the store that outlives the process."""
     if isinstance(settings, SqliteCache):
         return SqliteStore(settings.filename, threads=settings.threads, timeout=settings.timeout)
     try:
-        # The extra may be missing where nobody wants a Redis.
+        # An extra may be missing where nobody wants its server.
+        if isinstance(settings, PostgresCache):
+            from .postgres import PostgresStore  # noqa: PLC0415
+
+            return PostgresStore(settings.postgres)
         from .redis import RedisStore  # noqa: PLC0415
 
         return RedisStore(settings.redis)
-    except (ImportError, RedisOptionsError) as error:
+    except (ImportError, OptionsError) as error:
         raise StoreError(f"cache: {error}") from error

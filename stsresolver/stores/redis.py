@@ -32,7 +32,8 @@ import cachetools
 
 from ..cache.entry import CLOCK_SKEW, Entry
 from ..cache.store import StoreError
-from ..config.redis_options import RedisOptionsError, RedisSettings
+from ..config.redis_options import RedisSettings
+from ..config.store_options import OptionsError
 from ..mta_sts.policy import MAX_MAX_AGE
 from .entry_json import from_json, to_json
 from .redis_scripts import DROP, DUE, LEASE, MAKE_DUE, PURGE, PUT, REVOKE, SIZES, TOUCH
@@ -70,7 +71,7 @@ class RedisStore:
     Nothing is connected before it is needed. An operation waits `socket_connect_timeout` at most
     for one of the `max_connections` connections, as long to connect (for each address that the
     host has), and `socket_timeout` for an answer; it is never repeated.
-    Raise `RedisOptionsError` if the installed redis-py does not know one of the options.
+    Raise `OptionsError` if the installed redis-py does not know one of the options.
     """
 
     def __init__(self, settings: RedisSettings) -> None:
@@ -343,7 +344,7 @@ def _checked(keywords: Any) -> dict[str, Any]:
     for name in keywords:
         if name not in known:
             sentence = f"is not known to the installed redis-py {redis.__version__}"
-            raise RedisOptionsError(name, sentence)
+            raise OptionsError(name, sentence)
     # RESP 3 would bring notices of maintenance, which change the timeouts.
     return {**keywords, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
 

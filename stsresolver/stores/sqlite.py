@@ -118,6 +118,8 @@ _LEASE = """
     ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, until = excluded.until
     WHERE lease.holder = excluded.holder OR lease.until <= :now OR lease.until > :until + 86400
 """
+_HAS_OLDER = "PRAGMA table_info(sts_policy_cache)"
+_OLDER = "SELECT domain, ts, pol_id, pol_body FROM sts_policy_cache"
 # Rows changed in one transaction.
 _SOME = 10_000
 # Seconds since the epoch that the calendar functions can still say.
@@ -252,9 +254,9 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
     for statements in _MIGRATIONS[version:]:
         for statement in statements:
             connection.execute(statement)
-    if version == 0:
+    if version == 0 and connection.execute(_HAS_OLDER).fetchall():
         now = time.time()
-        for entry in older_daemon.entries(connection, now):
+        for entry in older_daemon.entries(connection.execute(_OLDER), now):
             connection.execute(_PUT, {**_values(entry), "ahead": now + CLOCK_SKEW})
 
 

@@ -12,7 +12,7 @@ import yaml
 from stsresolver import daemon
 from stsresolver.config import keys
 from stsresolver.config.effective import effective
-from stsresolver.config.keys import Config, ConfigError, RedisCache, parse
+from stsresolver.config.keys import Config, ConfigError, PostgresCache, RedisCache, parse
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "etc").glob("*.yml"))
 SECRETS = "s3cret"
@@ -101,6 +101,8 @@ def test_so_do_the_examples(path):
     if isinstance(found.cache, RedisCache):
         before, after = found.cache.redis, again.cache.redis
         assert (after.name, after.prefix) == (before.name, before.prefix)
+    elif isinstance(found.cache, PostgresCache):
+        assert again.cache.postgres.name == found.cache.postgres.name
     else:
         assert again == found
 
@@ -156,6 +158,14 @@ SOURCES = [
     ("cache:\n  type: redis_sentinel\n  options:\n    sentinel_master_name: m\n"
      "    sentinels: [[a, 1]]\n    sentinel_kwargs: {username: u}",
      "cache.options.sentinel_kwargs.username", "u", "line 6", "options of the sentinels"),
+    ("cache:\n  type: postgres\n  options:\n    dsn: postgresql://u@h/d", "cache.options.database",
+     "d", "line 4, dsn", "a part of a dsn"),
+    ("cache:\n  type: postgres\n  options:\n    max_size: 3", "cache.options.max_connections",
+     "3", "line 4, max_size", "asyncpg's name"),
+    ("cache:\n  type: postgres\n  options:\n    ssl: yes", "cache.options.sslmode",
+     "verify-full", "line 4, ssl", "asyncpg's name of a mode"),
+    ("cache:\n  type: postgres", "cache.options.command_timeout", "5.0", "built-in default",
+     "PostgreSQL's own"),
 ]  # fmt: skip
 
 
@@ -201,6 +211,24 @@ def test_a_proxy_of_the_environment_that_cannot_be_used():
 )
 def test_no_password_of_redis_is_printed(run, options):
     status, output, errors = run(f"cache: {{type: redis, options: {options}}}")
+    assert status == 0
+    assert "'***'" in output
+    assert SECRETS not in output + errors
+    assert "other" not in output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        f"{{password: {SECRETS}}}",
+        f"{{dsn: 'postgresql://u:{SECRETS}@h/1'}}",
+        f"{{dsn: 'host=h password={SECRETS}'}}",
+        f"{{dsn: 'postgresql://u:other@h', password: {SECRETS}}}",
+        f"{{sslmode: require, sslpassword: {SECRETS}}}",
+    ],
+)
+def test_no_password_of_postgresql_is_printed(run, options):
+    status, output, errors = run(f"cache: {{type: postgres, options: {options}}}")
     assert status == 0
     assert "'***'" in output
     assert SECRETS not in output + errors

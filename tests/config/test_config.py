@@ -18,7 +18,7 @@ from stsresolver.config.keys import (
 )
 from stsresolver.config.settings import DnsSettings, TcpAddress, UnixAddress
 from stsresolver.net.proxy import ProxyError
-from tests.support.redis_caches import redis_cache
+from tests.support.server_caches import postgres_cache, redis_cache
 
 EXAMPLE = Path(__file__).parent.parent.parent / "etc" / "mta-sts-daemon.yml"
 
@@ -326,7 +326,7 @@ SECTION = "a section of KEY: VALUE lines"
 NAME = "one without white space and control characters"
 
 # (text, line and key, found, allowed): each has this one problem.
-CACHES = "internal, sqlite, redis, redis_sentinel"
+CACHES = "internal, sqlite, redis, redis_sentinel, postgres"
 PROXY = ProxyError("").allowed
 HIDDEN = "another text, which is not shown because it may hold a password"
 NAMES = "names of hosts with commas between, or a list of them"
@@ -654,6 +654,16 @@ CACHE_GOOD = [
         ),
         "sentinels",
     ),
+    (
+        "{type: postgres, options: {dsn: 'postgresql://u@h/d', cache_size: 7}}",
+        postgres_cache({"dsn": "postgresql://u@h/d"}, cache_size=7),
+        "PostgreSQL",
+    ),
+    (
+        "{type: postgres, options: {host: h, database: d, ssl: true, max_size: 5}}",
+        postgres_cache({"host": "h", "database": "d", "ssl": True, "max_size": 5}),
+        "asyncpg's names",
+    ),
 ]
 
 
@@ -664,7 +674,7 @@ def test_cache_types(text, cache, why):
     assert found.warnings == ()
 
 
-REDIS_WARNINGS = [
+OPTION_WARNINGS = [
     ("redis", "minsize: 5", "5: cache.options.minsize: ignored, ", "an older name, on its line"),
     ("redis", "db: 7", "5: cache.options.db: ignored, the url says it too", "twice"),
     ("redis", "socket_timeout: 1", "", "nothing to say"),
@@ -675,17 +685,23 @@ REDIS_WARNINGS = [
         "6: cache.options.sentinel_kwargs: minsize: ignored, ",
         "one below",
     ),
+    ("postgres", "min_size: 5", "5: cache.options.min_size: ignored, ", "asyncpg's"),
+    ("postgres", "user: v", "4: cache.options.dsn: user counts, which the dsn says too", "twice"),
 ]
 
 
 @pytest.mark.requirement("LIB-15")
-@pytest.mark.parametrize(("kind", "option", "begins", "why"), REDIS_WARNINGS)
+@pytest.mark.parametrize(("kind", "option", "begins", "why"), OPTION_WARNINGS)
 def test_what_is_passed_over_is_a_warning_on_its_line(kind, option, begins, why):
-    where = {"redis": "url: redis://r/2", "redis_sentinel": "sentinel_master_name: m"}[kind]
+    where = {
+        "redis": "url: redis://r/2",
+        "redis_sentinel": "sentinel_master_name: m",
+        "postgres": "dsn: postgresql://u@h",
+    }[kind]
     if kind == "redis_sentinel":
         where += "\n    sentinels: [[a, 1]]"
     found = parse(f"cache:\n  type: {kind}\n  options:\n    {where}\n    {option}\n")
-    assert found.cache.redis.name
+    assert found.cache.cache_size
     assert len(found.warnings) == bool(begins), why
     assert all(line.startswith(f"f.yml:{begins}") for line in found.warnings), why
 
@@ -762,7 +778,7 @@ def test_a_timeout_that_postfix_does_not_wait_for_is_shortened_with_a_warning():
     )
 
 
-@pytest.mark.parametrize("name", ["sqlite", "redis"])
+@pytest.mark.parametrize("name", ["sqlite", "redis", "postgres"])
 def test_the_examples_for_other_caches_are_valid(name):
     example = keys.load(str(EXAMPLE.with_name(f"mta-sts-daemon-{name}.yml")))
     assert type(example.cache).__name__.lower() == f"{name}cache"

@@ -18,6 +18,7 @@ BASE = own_descriptors(parse("", "config").cache)
         ("cache: {type: internal}", 0, "memory needs none"),
         ("cache: {type: sqlite, options: {filename: a, threads: 100}}", 200, "the -wal file too"),
         ("cache: {type: redis, options: {max_connections: 50}}", 50, "one a connection"),
+        ("cache: {type: postgres, options: {max_size: 50}}", 50, "one a connection"),
         (f"cache: {{type: redis_sentinel, options: {{{SENTINELS}}}}}", 34, "the sentinels, too"),
     ],
 )

@@ -2,7 +2,8 @@
 
 import pytest
 
-from stsresolver.config.redis_options import RedisOptionsError, connection_options, sentinel_options
+from stsresolver.config.redis_options import connection_options, sentinel_options
+from stsresolver.config.store_options import OptionsError
 
 LOCAL = {"host": "localhost", "port": 6379}
 REST = {"db": 0, "socket_timeout": 5.0, "socket_connect_timeout": 5.0}
@@ -151,7 +152,7 @@ def test_warnings(options, warning, why):
     ],
 )
 def test_wrong_options(options, text, why):
-    with pytest.raises(RedisOptionsError, match=f"^{text}"):
+    with pytest.raises(OptionsError, match=f"^{text}"):
         connection_options(options)
 
 
@@ -159,7 +160,7 @@ def test_wrong_options(options, text, why):
     "url", ["redis://:top#secret@h", "redis://:top/secret@h", "redis://:secret", "x://:secret@h"]
 )
 def test_a_wrong_url_does_not_show_its_password(url):
-    with pytest.raises(RedisOptionsError) as caught:
+    with pytest.raises(OptionsError) as caught:
         connection_options({"url": url})
     assert "secret" not in str(caught.value)
 
@@ -221,5 +222,5 @@ class TestSentinel:
     )  # fmt: skip
     def test_wrong_options(self, options, text, why):
         given = {"sentinel_master_name": "m", "sentinels": TWO, **options}
-        with pytest.raises(RedisOptionsError, match=f"^{text}"):
+        with pytest.raises(OptionsError, match=f"^{text}"):
             sentinel_options(given)

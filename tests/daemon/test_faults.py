@@ -24,6 +24,7 @@ import pytest
 from stsresolver.socketmap import connections
 from stsresolver.stores import sqlite
 from tests.support.missing import not_installed
+from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
 from tests.support.served import warnings
 from tests.support.small_disk import small_disk
@@ -111,6 +112,36 @@ def test_redis_comes_and_goes(start, tmp_path):
         recovered(address)
     finally:
         server.close()
+
+
+def test_postgresql_comes_and_goes(start, tmp_path):
+    with contextlib.closing(PostgresServer(tmp_path / "postgres")) as server:
+        options = server.options | {"connect_timeout": 2, "command_timeout": 0.5}
+        daemon = start(
+            f"{QUICK}cache: {{type: postgres, options: {options}}}\n"
+            "proactive_policy_fetching: {enabled: true}\n",
+            before="from stsresolver.cache import layered; layered.PAUSE = 0.5",
+        )
+        address = daemon.address()
+        with Client(address) as client:
+            learn(client)
+        with Load(address) as load:
+            server.stop()
+            load.more(100)
+            server.start()
+            load.more(100)
+            server.signal(signal.SIGSTOP)
+            load.more(60)
+            server.signal(signal.SIGCONT)
+            load.more(100)
+            server.admin("DELETE FROM stsresolver_policy")
+            server.stop()
+            load.more(20)
+            server.start()
+            held = "SELECT count(*) FROM stsresolver_policy"
+            wait_for(lambda: server.admin(held)[0][0] >= len(KNOWN), "what it missed")
+            load.more(20)
+        recovered(address)
 
 
 @pytest.fixture
@@ -350,7 +381,7 @@ def of(address: Address, domain: str) -> bytes:
         return word(client.ask(b"postfix " + domain.encode()))
 
 
-CACHES = ["sqlite", "redis"]
+CACHES = ["sqlite", "redis", "postgres"]
 
 
 @pytest.mark.parametrize("kind", CACHES)
@@ -364,6 +395,10 @@ def test_the_clock_jumps(start, world, clock, tmp_path, kind):
             server = stack.enter_context(contextlib.closing(RedisServer(tmp_path / "redis")))
             url = f"redis://127.0.0.1:{server.port}"
             cache = f"cache: {{type: redis, options: {{url: '{url}'}}}}\n"
+        elif kind == "postgres":
+            place = tmp_path / "postgres"
+            postgres = stack.enter_context(contextlib.closing(PostgresServer(place)))
+            cache = f"cache: {{type: postgres, options: {postgres.options}}}\n"
         proactive = "proactive_policy_fetching: {enabled: true}\n"
         daemon = start(QUICK + cache + proactive, **environment)
         address = daemon.address()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
 from tests.support.socketmap_client import Client, wait_for
 from tests.support.whole_daemon import KNOWN, NOT_FOUND, Daemon, World, in_force
@@ -16,11 +17,14 @@ GRACE = 1.0
 DOMAIN = KNOWN[0]
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def cache(request, tmp_path) -> Iterator[str]:
     """Return the settings of a store of each kind."""
     if request.param == "sqlite":
         yield f"cache: {{type: sqlite, options: {{filename: {tmp_path}/cache}}}}\n"
+    elif request.param == "postgres":
+        with contextlib.closing(PostgresServer(tmp_path / "postgres")) as postgres:
+            yield f"cache: {{type: postgres, options: {postgres.options}}}\n"
     else:
         with contextlib.closing(RedisServer(tmp_path / "redis")) as server:
             yield f"cache: {{type: redis, options: {{url: 'redis://127.0.0.1:{server.port}'}}}}\n"

@@ -37,8 +37,9 @@ from tests.support.authority import Authority
 from tests.support.hostile_dns import NameServer, code, silence
 from tests.support.hostile_https import has_ipv6_loopback
 from tests.support.missing import unavailable
-from tests.support.redis_caches import redis_cache
+from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
+from tests.support.server_caches import postgres_cache, redis_cache
 
 OK, WARNING, PROBLEM = Level.OK, Level.WARNING, Level.PROBLEM
 OURS = "socketmap:inet:127.0.0.1:8461:postfix"
@@ -658,6 +659,20 @@ def test_cache_in_a_file(way):
     )
 
 
+def test_cache_in_postgresql(tmp_path):
+    server = PostgresServer(tmp_path / "postgres")
+    cache = postgres_cache(server.options)
+    try:
+        where = f"PostgreSQL at 127.0.0.1:{server.port}/sts"
+        assert of_cache(cache) == fine(f"{where} answers")
+    finally:
+        server.close()
+    found = of_cache(cache)
+    assert found.level is PROBLEM
+    assert found.text.startswith(f"{where}: ")
+    assert "Connection refused" in found.text
+
+
 def test_cache_in_redis(tmp_path):
     server = RedisServer(tmp_path / "redis")
     cache = redis_cache({"port": server.port})
@@ -884,7 +899,7 @@ def test_all_is_well(alone, capsys, resolv_conf, bundle, monkeypatch):
         "OK       DNSSEC: the resolver does not validate, which MTA-STS does not need, but DANE"
         " does\n"
         f"OK       CA certificates: 1 in {bundle}\n"
-        "OK       cache: in memory; empty after each start (choose sqlite or redis to keep it)\n"
+        "OK       cache: in memory; empty after each start (choose another type to keep it)\n"
         "OK       open files: a limit of 1024 open files leaves 944 for connections of Postfix\n"
         f"OK       socket: answers on 127.0.0.1 port {port}\n"
         "warning  Postfix: there is no postconf; remedy: look at it on the host that Postfix runs"

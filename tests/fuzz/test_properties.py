@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stsresolver.cache.entry import Entry
-from stsresolver.config import redis_options
-from stsresolver.config.redis_options import RedisOptionsError, redis_settings
+from stsresolver.config import postgres_options, redis_options
+from stsresolver.config.postgres_options import postgres_settings
+from stsresolver.config.redis_options import connection_options, sentinel_options
+from stsresolver.config.store_options import OptionsError
 from stsresolver.mta_sts.policy import parse_policy
 from stsresolver.socketmap.netstring import encode
 from stsresolver.stores.entry_json import from_json, to_json
@@ -194,14 +196,43 @@ def test_options_of_redis_are_settings_or_refused_without_the_password(options, 
     secret = "correct-horse"
     given_ = {**options, "password": secret}
     try:
-        read, warnings = redis_settings(given_, by_sentinels=by_sentinels)
-    except RedisOptionsError as error:
+        parse = sentinel_options if by_sentinels else connection_options
+        read, warnings = parse(given_)
+    except OptionsError as error:
         told = str(error)
         assert told
     else:
         told = f"{read.name} {warnings} {read!r}"
         assert read.keywords["socket_timeout"] > 0
         assert all(0 < port < 65536 for _, port in read.sentinels)
+    assert secret not in told
+
+
+DSNS = st.tuples(
+    st.sampled_from(["postgresql://", "postgres://", "mysql://", "host=h ", "host = '", ""]),
+    texts,
+    st.sampled_from(["", "@h", "@[::1]", "@[", ":0", ":1,b:2", ",b", "/d", "?user=u", "?a=%", "'"]),
+).map("".join)
+OF_POSTGRES = st.sampled_from(
+    [*postgres_options._KEYWORDS, *postgres_options._OURS, *postgres_options._OLD_NAMES]
+    + ["dsn", "ssl", "min_size", "x"] * 3
+)
+
+
+@SETTINGS
+@given(st.dictionaries(OF_POSTGRES, st.one_of(DSNS, NESTED), max_size=4))
+def test_options_of_postgresql_are_settings_or_refused_without_the_password(options):
+    secret = "correct-horse"
+    try:
+        read, warnings = postgres_settings({**options, "password": secret})
+    except OptionsError as error:
+        told = str(error)
+        assert told
+    else:
+        told = f"{read.name} {warnings} {read!r}"
+        assert read.keywords["connect_timeout"] >= 2
+        assert read.keywords["password"] == secret
+        assert all(isinstance(value, str | int) for value in read.keywords.values())
     assert secret not in told
 
 

@@ -270,7 +270,18 @@ def test_no_imports_in_a_circle():
         pytest.fail(f"in a circle: {' <- '.join(error.args[1])}")
 
 
-IO = {"socket", "ssl", "select", "subprocess", "http", "urllib3", "requests", "sqlite3", "redis"}
+IO = {
+    "socket",
+    "ssl",
+    "select",
+    "subprocess",
+    "http",
+    "urllib3",
+    "requests",
+    "sqlite3",
+    "redis",
+    "psycopg",
+}
 
 
 def test_pure_modules_do_no_io():

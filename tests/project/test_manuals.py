@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from stsresolver import __version__, daemon, query
-from stsresolver.config import redis_options
+from stsresolver.config import postgres_options, redis_options
 from stsresolver.config.effective import effective
 from stsresolver.config.keys import DEFAULT_PATH, Config, ConfigError, MetricsSettings, parse
 from stsresolver.inspection import cache_command
@@ -31,7 +31,13 @@ PAGES = [DAEMON, QUERY, FILE]
 SECTION = "a section of KEY: VALUE lines"
 SENTINELS = {"sentinel_master_name": "m", "sentinels": [["h", 1]]}
 # What each type of cache cannot do without.
-NEEDED = {"internal": {}, "sqlite": {"filename": "f"}, "redis": {}, "redis_sentinel": SENTINELS}
+NEEDED = {
+    "internal": {},
+    "sqlite": {"filename": "f"},
+    "redis": {},
+    "redis_sentinel": SENTINELS,
+    "postgres": {},
+}
 
 
 @cache
@@ -169,7 +175,7 @@ def test_every_key_is_described_as_the_daemon_takes_it():
         check(name, described[name], words, default)
 
 
-@pytest.mark.parametrize("kind", ["internal", "sqlite", "redis"])
+@pytest.mark.parametrize("kind", ["internal", "sqlite", "redis", "postgres"])
 def test_every_option_of_the_cache(kind):
     described = sections(FILE)[f"Options of {kind}"]
     code = cache_options(kind)
@@ -206,9 +212,10 @@ def test_what_may_not_stand_beside_the_url(name):
         parse(yaml.safe_dump({"cache": cache}), "file")
 
 
-def test_older_names_of_redis_options():
+@pytest.mark.parametrize("options", [redis_options, postgres_options])
+def test_older_names_of_options(options):
     text = tree(FILE).astext()
-    for name in (*redis_options._OLD_NAMES, *redis_options._IGNORED):
+    for name in (*options._OLD_NAMES, *options._IGNORED):
         assert name in text
 
 

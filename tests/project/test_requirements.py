@@ -225,7 +225,10 @@ def test_the_oldest_versions_that_ci_tries_are_those_that_are_accepted():
     parser = configparser.ConfigParser()
     parser.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     extras = parser["options.extras_require"]
-    lists = (parser["options"]["install_requires"], *map(extras.get, ("redis", "metrics", "test")))
+    lists = (
+        parser["options"]["install_requires"],
+        *map(extras.get, ("redis", "postgres", "metrics", "test")),
+    )
     ours = [Requirement(line) for text in lists for line in text.split("\n") if line.strip()]
     lines = (CHECKOUT / ".ci" / "oldest.txt").read_text(encoding="utf-8").split("\n")
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]

@@ -1,6 +1,7 @@
 """Which cache there is for which settings, and what is said of one that cannot be opened."""
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -12,14 +13,17 @@ from stsresolver.cache.memory import MemoryStore
 from stsresolver.cache.store import StoreError
 from stsresolver.config.settings import InternalCache, SqliteCache
 from stsresolver.stores.opening import open_cache
+from stsresolver.stores.postgres import PostgresStore
 from stsresolver.stores.redis import RedisStore
 from stsresolver.stores.sqlite import SqliteStore
 from tests.cache.test_store import NOW, entry
-from tests.support.redis_caches import redis_cache
 from tests.support.redis_server import free_port
+from tests.support.server_caches import postgres_cache, redis_cache
 from tests.support.sqlite_files import execute, many_entries
 
 GRACE = 60.0
+
+
 SENTINELS = {"sentinel_master_name": "ours", "sentinels": [["127.0.0.1", 26379]]}
 
 
@@ -43,8 +47,9 @@ def test_internal_is_memory_alone():
         (lambda path: SqliteCache(str(path)), SqliteStore),
         (lambda path: redis_cache({"unix_socket_path": str(path)}), RedisStore),
         (lambda _: redis_cache(SENTINELS, by_sentinels=True), RedisStore),
+        (lambda path: postgres_cache({"host": str(path)}), PostgresStore),
     ],
-    ids=["sqlite", "redis", "redis_sentinel"],
+    ids=["sqlite", "redis", "redis_sentinel", "postgres"],
 )
 def test_in_front_of_a_store_there_is_memory(path, settings, kind):
     with opened(settings(path)) as cache:
@@ -59,8 +64,9 @@ def test_in_front_of_a_store_there_is_memory(path, settings, kind):
         lambda path: InternalCache(2),
         lambda path: SqliteCache(str(path), cache_size=2),
         lambda path: redis_cache({"unix_socket_path": str(path)}, cache_size=2),
+        lambda path: postgres_cache({"host": str(path)}, cache_size=2),
     ],
-    ids=["internal", "sqlite", "redis"],
+    ids=["internal", "sqlite", "redis", "postgres"],
 )
 def test_cache_size_is_that_of_the_memory(path, settings):
     domains = [f"d{number}.example" for number in range(3)]
@@ -79,11 +85,14 @@ def test_what_sqlite_was_told_is_there_after_opening_it_again(path):
         assert cache.get("example.com") == entry()
 
 
-def test_redis_that_is_away_is_no_reason_not_to_start(caplog):
-    with opened(redis_cache({"host": "127.0.0.1", "port": free_port()})) as cache:
+@pytest.mark.parametrize("server", [redis_cache, postgres_cache])
+def test_a_server_that_is_away_is_no_reason_not_to_start(caplog, server):
+    caplog.set_level(logging.WARNING, "stsresolver")
+    with opened(server({"host": "127.0.0.1", "port": free_port()})) as cache:
         cache.put(entry(), NOW)
         assert cache.get("example.com") == entry()
-    [warning] = [record.getMessage() for record in caplog.records]
+    ours = [record for record in caplog.records if record.name.startswith("stsresolver")]
+    [warning] = [record.getMessage() for record in ours]
     assert "Connection refused" in warning
 
 
@@ -144,6 +153,14 @@ def test_without_redis_py_the_command_that_installs_it_is_named(monkeypatch, set
     without_redis_py(monkeypatch)
     with pytest.raises(StoreError, match=r"^cache: .*pip install 'stsresolver\[redis\]'"):
         open_cache(settings, GRACE)
+
+
+def test_without_psycopg_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    for name in ("postgres", "postgres_pool"):
+        monkeypatch.delitem(sys.modules, f"stsresolver.stores.{name}")
+    with pytest.raises(StoreError, match=r"^cache: .*pip install 'stsresolver\[postgres\]'"):
+        open_cache(postgres_cache({}), GRACE)
 
 
 def test_without_redis_py_the_others_are_opened(monkeypatch, path):

@@ -9,7 +9,7 @@ from dataclasses import fields
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from stsresolver.config import redis_options
+from stsresolver.config import postgres_options, redis_options
 from stsresolver.config.settings import ProactiveSettings, Zone
 
 # The same cases in every run, however slow the machine is: new ones are the fuzzer's business.
@@ -124,7 +124,15 @@ def configurations(draw):
         ),
         st.sampled_from(["!!int x", "!!timestamp x", "!!binary x", "!!set {a}", "&a [*a]", "*b"]),
         st.sampled_from(
-            ["redis://u:p@h:1/2", "unix:///s", "[[h, 1]]", "2026-02-30", "'1'", "|\n a"]
+            [
+                "redis://u:p@h:1/2",
+                "postgres://u:p@h:1,i:x/d?a=%",
+                "unix:///s",
+                "[[h, 1]]",
+                "2026-02-30",
+                "'1'",
+                "|\n a",
+            ]
         ),
         st.integers().map(str),
         texts,
@@ -145,6 +153,7 @@ KEYS = {
     "zones:\n a:\n": [field.name for field in fields(Zone)],
     "cache:\n type: sqlite\n options:\n": ["filename", "threads", "timeout", "cache_size"],
     "cache:\n type: redis\n options:\n": [*redis_options._WHERE, "url", "address", "password"],
+    "cache:\n type: postgres\n options:\n": [*postgres_options._KEYWORDS, "dsn", "ssl", "max_size"],
     "cache:\n type: redis_sentinel\n options:\n": [*redis_options._SENTINEL, "sentinels"],
     "proactive_policy_fetching:\n": [field.name for field in fields(ProactiveSettings)],
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stsresolver.mta_sts.results import Cause
-from stsresolver.stores import sqlite_file
+from stsresolver.stores import postgres_pool, sqlite_file
 
 CODE = Path(__file__).resolve().parents[2] / "stsresolver"
 
@@ -33,6 +33,8 @@ TOLD = {
     ("daemon", "lacks"): (1, f"{HOLE}: "),
     ("yaml_schema", "wrong"): (0, f"{HOLE}: "),
     ("redis_options", "OptionWarning"): (1, f"{HOLE}: "),
+    ("postgres_options", "OptionWarning"): (1, f"{HOLE}: "),
+    ("store_options", "OptionWarning"): (1, f"{HOLE}: "),
 }
 # What keeps the daemon from starting, or a store from being used.
 RAISED = {
@@ -136,6 +138,8 @@ def lines() -> Iterator[Line]:
         yield Line("results", cause.value)
     for sentence in sqlite_file._SENTENCES.values():
         yield Line("sqlite_file", f"{HOLE}: {sentence} ({HOLE})")
+    for sentence in postgres_pool._SENTENCES.values():
+        yield Line("postgres_pool", f"{HOLE}: {sentence} ({HOLE})")
 
 
 ALL_LINES = tuple(dict.fromkeys(lines()))
@@ -143,5 +147,5 @@ LINES = tuple(one for one in ALL_LINES if re.search("[a-z]{2}", one.text))
 # Modules that pass on a text which is made, and explained, elsewhere, or the system's own words.
 PASSING_ON = {
     *("daemon", "sqlite_file", "layered", "event_log"),
-    *("redis", "supervisor", "server"),
+    *("redis", "postgres_pool", "supervisor", "server"),
 }
