@@ -18,16 +18,26 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from .cache.store import StoreError
 from .config.descriptors import own_descriptors
 from .config.keys import DEFAULT_PATH, ConfigError, load
-from .config.settings import Config, LogSettings, SharedCache, UnixAddress
+from .config.settings import (
+    Config,
+    LogSettings,
+    MetricsSettings,
+    SharedCache,
+    StatusSettings,
+    UnixAddress,
+)
 from .control.commands import Commands
 from .control.server import MODE, ControlServer
 from .lookup.supervisor import StartError
+from .monitoring.http_server import Make, PageServer
 from .net.file_changes import stamp
 from .net.proxy import Proxy, ProxyError, from_environment
 from .process.arguments import Arguments
@@ -40,6 +50,8 @@ from .process.systemd import ServiceManager, hands_sockets, listen_fds
 from .service import Service
 from .socketmap import listeners
 from .socketmap.server import SocketmapServer
+from .status.overview import Reader
+from .status.pages import StatusPages
 from .stores.opening import open_cache
 from .version import __version__
 
@@ -149,8 +161,7 @@ def _check_host(config: Config, path: str, *, makes_sockets: bool) -> None:
             except PrivilegeError as error:
                 lacks("listen" if config.listen else key, f"{key}: {error}")
     others = [one.path for one in config.unix_addresses]
-    if config.metrics is not None and config.metrics.path is not None:
-        others.append(config.metrics.path)
+    others += [one.path for one in (config.metrics, config.status) if one and one.path]
     if config.control is not None and config.control.path in others:
         lacks("control.path", f"control.path: {config.control.path} has another use already")
     # The extras are loaded now, because the user that the daemon becomes may not be able to.
@@ -184,7 +195,7 @@ def _run(config: Config, source: str, options: argparse.Namespace, manager: Serv
         for warning in config.warnings:
             log.warning("%s", warning)
         try:
-            server = _ready(config, options, cleanup, manager, gave_up)
+            server = _ready(config, source, options, cleanup, manager, gave_up)
         except Exception as error:
             if settings.target != "stderr":
                 log.critical("not started: %s", error)
@@ -216,6 +227,7 @@ def _proxy(config: Config) -> Proxy | None:
 
 def _ready(
     config: Config,
+    source: str,
     options: argparse.Namespace,
     cleanup: contextlib.ExitStack,
     manager: ServiceManager,
@@ -223,6 +235,7 @@ def _ready(
 ) -> SocketmapServer:
     """Return the server, listening and with its privileges given up.
 
+    `source`: where the configuration comes from.
     `gave_up`: set if it stops because there is no resolver process.
     """
     sockets = cleanup.enter_context(_listening(config))
@@ -275,7 +288,7 @@ def _ready(
     cleanup.callback(service.close)
     service.start(give_up if manager.starts_anew else None)
     orders.start()
-    _serve_pages(service, config, page_sockets, cleanup)
+    _serve_pages(service, config, source, page_sockets, cleanup)
     if control_socket is not None:
         _serve_control(service, control_socket, cleanup)
     names = [listeners.name(one) for one in sockets]
@@ -285,25 +298,39 @@ def _ready(
     return server
 
 
+# Where pages are asked for, and which of them: "metrics", "status" or both.
+_PageSockets: TypeAlias = list[tuple[socket.socket, list[str]]]
+
+
 def _serve_pages(
     service: Service,
     config: Config,
-    sockets: list[socket.socket],
+    source: str,
+    sockets: _PageSockets,
     cleanup: contextlib.ExitStack,
 ) -> None:
-    """Serve metrics and health from now on, where there is a socket for them."""
+    """Serve metrics, health and status from now on, where there is a socket for them."""
     if not sockets:
         return
-    # The extra may be missing where nobody wants metrics.
-    from .monitoring.http_server import PageServer  # noqa: PLC0415
-    from .monitoring.metrics import PROBES, pages  # noqa: PLC0415
+    made: dict[str, Mapping[str, Make]] = {}
+    probes: Sequence[str] = ()
+    if config.metrics is not None:
+        # The extra may be missing where nobody wants metrics.
+        from .monitoring.metrics import PROBES, pages  # noqa: PLC0415
 
-    made = pages(service, config.cache)
-    for one in sockets:
-        server = PageServer(one, made, PROBES)
+        made["metrics"], probes = pages(service, config.cache), PROBES
+    if config.status is not None:
+        reader = Reader(service, config.cache, source)
+        reader.history.start()
+        cleanup.callback(reader.history.stop)
+        made["status"] = StatusPages(reader, config.status.hosts).pages()
+    for one, kinds in sockets:
+        server = PageServer(one, dict(ChainMap(*(dict(made[kind]) for kind in kinds))), probes)
         server.start()
         cleanup.callback(server.close)
-        log.info("metrics and health at %s", listeners.name(one))
+        for kind in kinds:
+            said = {"metrics": "metrics and health", "status": "status"}[kind]
+            log.info("%s at %s", said, listeners.name(one))
 
 
 def _serve_control(
@@ -360,21 +387,26 @@ def _listening(config: Config) -> Iterator[list[socket.socket]]:
 
 
 @contextlib.contextmanager
-def _listening_for_pages(config: Config) -> Iterator[list[socket.socket]]:
-    """Listen where the metrics are asked for, if they are."""
-    settings = config.metrics
-    if settings is None:
-        yield []
-    elif settings.path is not None:
-        with _unix(settings.path, settings.mode) as listener, listener:
-            yield [listener]
-    else:
-        assert settings.port is not None
-        with contextlib.ExitStack() as cleanup:
-            # As where Postfix asks, so that a new daemon can take over.
-            shared = config.reuse_port
-            found = listeners.listen_tcp(settings.host, settings.port, reuse_port=shared)
-            yield [cleanup.enter_context(one) for one in found]
+def _listening_for_pages(config: Config) -> Iterator[_PageSockets]:
+    """Listen where metrics and status are asked for, if they are; once where both are."""
+    wanted: dict[object, list[tuple[str, MetricsSettings | StatusSettings]]] = {}
+    for kind, settings in (("metrics", config.metrics), ("status", config.status)):
+        if settings is not None:
+            where = settings.path or (settings.host, settings.port)
+            wanted.setdefault(where, []).append((kind, settings))
+    with contextlib.ExitStack() as cleanup:
+        found: _PageSockets = []
+        for asked in wanted.values():
+            kinds, settings = [kind for kind, _ in asked], asked[0][1]
+            if settings.path is not None:
+                sockets = [cleanup.enter_context(_unix(settings.path, settings.mode))]
+            else:
+                assert settings.port is not None
+                # As where Postfix asks, so that a new daemon can take over.
+                shared = config.reuse_port
+                sockets = listeners.listen_tcp(settings.host, settings.port, reuse_port=shared)
+            found += [(cleanup.enter_context(one), kinds) for one in sockets]
+        yield found
 
 
 @contextlib.contextmanager

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 
 from .cache.layered import LayeredStore
-from .config.settings import Config, exempt_files, wants_dane
+from .config.settings import Config, Zone, exempt_files, wants_dane
 from .lookup.absence import AbsenceWatch
 from .lookup.pool import ResolverPool
 from .net import resolv_conf
 from .net.dns_servers import named
 from .net.proxy import Proxy
 from .policies.dane_states import DaneStates
-from .policies.event_log import EventLog
+from .policies.event_log import EventLog, Observed
 from .policies.exempt_files import ExemptFiles
 from .policies.in_force import Policies
 from .policies.proactive import Proactive
 from .policies.renewal_times import RenewalTimes
 from .policies.revocation_watch import RevocationWatch
-from .socketmap.answer import Answers, ReplyCounts
+from .socketmap.answer import DEFAULT_ZONE, Answers, ReplyCounts, exempt_in
 from .socketmap.server import SocketmapServer
 from .stores.opening import open_cache
 
@@ -49,7 +50,10 @@ class Service:
     """What answers for `server`: cache, resolver processes, policies, proactive fetching.
 
     `proxy`: the way out to the policy hosts, None for the direct one. Make it as the user who is to
-    own the cache's file. The attributes are there to be looked at (`metrics`, `health`).
+    own the cache's file. The attributes are there to be looked at (`metrics`, `health`, `status`).
+
+    `loaded`: when the configuration was read (wall clock). `kept`: keys of it whose change has to
+    wait for a restart.
     """
 
     def __init__(self, server: SocketmapServer, config: Config, proxy: Proxy | None) -> None:
@@ -85,6 +89,8 @@ class Service:
         self._exempt = ExemptFiles(self._answer_anew)
         self._exempt.read(exempt_files(config))
         self._zones = config.default_zone, config.zones
+        self.loaded = time.time()
+        self.kept: list[str] = []
         server.source = self._answers()
         _look_for_validation(config)
 
@@ -137,14 +143,28 @@ class Service:
         self._zones = config.default_zone, config.zones
         self._answer_anew()
         _look_for_validation(config)
-        kept = [
+        self.loaded = time.time()
+        self.kept = [
             field.name
             for field in fields(Config)
             if field.compare
             and field.name not in _CHANGEABLE
             and getattr(config, field.name) != getattr(self._config, field.name)
         ]
-        return kept
+        return self.kept
+
+    def zones(self) -> dict[str, tuple[Zone, frozenset[str]]]:
+        """Return the zones by name, each with all that is exempt in it."""
+        default, others = self._zones
+        files = self._exempt.entries
+        return {
+            name: (zone, exempt_in(zone, files))
+            for name, zone in {DEFAULT_ZONE: default, **others}.items()
+        }
+
+    def observed(self) -> list[Observed]:
+        """Return what zones that observe would have answered."""
+        return self._events.all_observed()
 
     def _answers(self) -> Answers:
         return Answers(

@@ -40,6 +40,10 @@ class MemoryStore:
         """How many entries of the usual size have room."""
         return int(self._entries.maxsize)
 
+    def __len__(self) -> int:
+        """Return how many entries there are."""
+        return len(self._entries)
+
     def get(self, domain: str, *, asked: bool = True) -> Entry | None:
         """Return the entry of `domain`; it counts as used if mail `asked` for it."""
         with self._lock:

@@ -144,21 +144,20 @@ def _options(cache: CacheSettings) -> tuple[str, dict[str, object], Mapping[str,
     match cache:
         case InternalCache() | SqliteCache():
             values = {field.name: getattr(cache, field.name) for field in fields(cache)}
-            kind = "internal" if isinstance(cache, InternalCache) else "sqlite"
-            return kind, values, {name: name for name in values}
+            return cache.kind, values, {name: name for name in values}
         case RedisCache(redis=found):
             values = {"cache_size": cache.cache_size, "prefix": found.prefix}
             values |= {"max_connections": found.max_connections, **found.keywords}
             if found.sentinels:
                 values |= {"sentinels": found.sentinels, "sentinel_master_name": found.master}
                 values |= found.sentinel_keywords
-            kind = "redis_sentinel" if found.sentinels else "redis"
+            kind = "redis_sentinel" if found.sentinels else cache.kind
             return kind, values, {"cache_size": "cache_size", **found.sources}
         case PostgresCache(postgres=server):
             values = {"cache_size": cache.cache_size}
             values |= {name: getattr(server, name) for name in _OF_POSTGRES}
             given = {"cache_size": "cache_size", **server.sources}
-            return "postgres", values | dict(server.keywords), given
+            return cache.kind, values | dict(server.keywords), given
 
 
 def _address(one: Address) -> str:

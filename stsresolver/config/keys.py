@@ -9,8 +9,8 @@ raise `ConfigError` with one line for each thing that is wrong:
 seconds, over 0 and at most 3600
 
 The keys are those of the manual page mta-sts-daemon.yml(5), and these besides: `owner`, `group`,
-`listen`, `workers`, `log`, `metrics`, `control`, `dns`, `https_proxy`, `no_proxy`, `tlsrpt`,
-`dane`, `observe`, `exempt` and `exempt_file` in a zone, `unused_after` in
+`listen`, `workers`, `log`, `metrics`, `status`, `control`, `dns`, `https_proxy`, `no_proxy`,
+`tlsrpt`, `dane`, `observe`, `exempt` and `exempt_file` in a zone, `unused_after` in
 `proactive_policy_fetching`. A zone has the built-in default for a key that it leaves out, not
 `default_zone`'s.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ..net.proxy import Proxy
 from .exemptions import read_file
@@ -40,6 +40,7 @@ from .settings import (
     RedisCache,
     SharedCache,
     SqliteCache,
+    StatusSettings,
     UnixAddress,
     Zone,
     exempt_files,
@@ -56,6 +57,7 @@ from .values import (
     account,
     address,
     exempt,
+    hosts,
     https_proxy,
     is_one_word,
     is_socket_path,
@@ -97,6 +99,8 @@ __all__ = [
     "load",
     "parse",
 ]
+
+T = TypeVar("T")
 
 DEFAULT_PATH = "/etc/mta-sts-daemon.yml"
 
@@ -208,12 +212,13 @@ def _control(entry: Item) -> ControlSettings | None:
     return ControlSettings(**values)
 
 
-def _metrics(entry: Item) -> MetricsSettings | None:
-    values = entry.section(_ADDRESS)
+def _pages(entry: Item, make: Callable[..., T], more: Mapping[str, Rule] | None = None) -> T | None:
+    """Return where pages are asked for. `more`: further keys of the section."""
+    values = entry.section({**_ADDRESS, **(more or {})})
     if "path" not in values and "port" not in values:
         entry.wrong("port is missing, and so is path: where to listen")
         return None
-    return MetricsSettings(**values)
+    return make(**values)
 
 
 def _cache(entry: Item) -> CacheSettings | None:
@@ -347,7 +352,8 @@ _KEYS: Mapping[str, Rule] = {
     "shutdown_timeout": number(float, 0, SHUTDOWN_TIMEOUT_MAX, unit="seconds"),
     "workers": number(int, 1, WORKERS_MAX),
     "log": _log,
-    "metrics": _metrics,
+    "metrics": partial(_pages, make=MetricsSettings),
+    "status": partial(_pages, make=StatusSettings, more={"hosts": hosts}),
     "control": _control,
     "dns": section(DnsSettings, {"nameservers": nameservers, "trust_ad": truth}),
     "https_proxy": https_proxy,

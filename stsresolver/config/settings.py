@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from ..net.proxy import Proxy
 from .postgres_options import PostgresSettings
@@ -43,6 +43,8 @@ class Zone:
 class InternalCache:
     """The cache in memory: at most `cache_size` policies."""
 
+    kind: ClassVar[str] = "internal"
+
     cache_size: int = 10000
 
 
@@ -52,6 +54,8 @@ class SqliteCache:
 
     `threads`: connections at most. `timeout`: seconds to wait for one, or for the database's lock.
     """
+
+    kind: ClassVar[str] = "sqlite"
 
     filename: str
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -63,6 +67,8 @@ class SqliteCache:
 class RedisCache:
     """A Redis, behind a memory of `cache_size` policies. `redis`: how it is reached."""
 
+    kind: ClassVar[str] = "redis"
+
     redis: RedisSettings
     cache_size: int = 10000
 
@@ -70,6 +76,8 @@ class RedisCache:
 @dataclass(frozen=True, slots=True)
 class PostgresCache:
     """A PostgreSQL, behind a memory of `cache_size` policies. `postgres`: how it is reached."""
+
+    kind: ClassVar[str] = "postgres"
 
     postgres: PostgresSettings
     cache_size: int = 10000
@@ -155,6 +163,20 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusSettings:
+    """Where people look at the status page, as `MetricsSettings`; these may be the same place.
+
+    `hosts`: names in its address besides those of this host (`status.pages.may_ask`).
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    path: str | None = None
+    mode: int | None = None
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DnsSettings:
     """Which name servers are asked, and whether they are believed (`net.dns_servers`).
 
@@ -182,9 +204,9 @@ class Config:
     place of all of these, empty where they count; see `addresses`. `cache_grace`: seconds after a
     check in which a policy is answered without another one. `shutdown_timeout`: seconds that
     requests in flight get when the daemon stops. `workers`: lookups at once. `metrics`: None where
-    nobody asks for them. `control`: None for no such socket. `https_proxy`, `no_proxy`: None leaves
-    it to the environment (`proxy.from_environment`). `zones`: by map name; any other map name is
-    `default_zone`.
+    nobody asks for them, and `status` likewise. `control`: None for no such socket. `https_proxy`,
+    `no_proxy`: None leaves it to the environment (`proxy.from_environment`). `zones`: by map name;
+    any other map name is `default_zone`.
 
     `warnings`: lines for the log about what is accepted and may yet surprise. `lines`: where in
     the file each value stands, by its dotted key. Neither counts when two configurations are
@@ -204,6 +226,7 @@ class Config:
     workers: int = 256
     log: LogSettings = LogSettings()
     metrics: MetricsSettings | None = None
+    status: StatusSettings | None = None
     control: ControlSettings | None = None
     dns: DnsSettings = DnsSettings()
     https_proxy: Proxy | None = None

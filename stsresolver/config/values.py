@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..net.dns_servers import parse_server
+from ..net.domain_names import a_labels
 from ..net.proxy import Proxy, ProxyError, parse_no_proxy, parse_proxy
 from . import exemptions
 from .settings import Address, TcpAddress, UnixAddress
@@ -152,6 +153,21 @@ def _exempt(entry: Item) -> str:
         return exemptions.entry(value if isinstance(value, str) else "")
     except ValueError:
         raise Refused(_EXEMPT) from None
+
+
+def hosts(entry: Item) -> tuple[str, ...]:
+    """Return a list of names of this host, in A-labels."""
+    allowed = "a list of host names"
+    if not entry.is_list:
+        raise Refused(allowed)
+
+    def one(item: Item) -> str:
+        try:
+            return a_labels(item.value if isinstance(item.value, str) else "")
+        except ValueError:
+            raise Refused(allowed) from None
+
+    return tuple(name for item in entry.items() if (name := item.read(one)))
 
 
 def https_proxy(entry: Item) -> Proxy:

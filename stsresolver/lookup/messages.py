@@ -29,6 +29,14 @@ RESOLVE = "resolve"
 # with the first host that has TLSA records, the second one with the last host.
 DANE = "dane"
 WHOLE_DANE = "whole dane"
+# What the questions are called where they are counted, by what they ask.
+STEPS = {
+    POLICY_ID: "dns",
+    FETCH: "https",
+    RESOLVE: "resolve",
+    DANE: "dane",
+    WHOLE_DANE: "whole_dane",
+}
 # Other types of messages, and of results.
 HELLO = "hello"
 LOG = "log"

@@ -14,7 +14,7 @@ from ..lookup.absence import LIMIT as RESOLVER_LIMIT
 from ..lookup.pool import ResolverPool
 from ..policies.proactive import Proactive
 from ..socketmap.server import SocketmapServer
-from .http_server import Page
+from .http_server import Page, Request
 
 # Seconds that the serving thread may take for a sign of life. It waits for nothing but its poll.
 SERVING_LIMIT = 1.0
@@ -50,7 +50,7 @@ class Health:
             problems.append(f"no resolver process has run for {absence:.0f} s")
         return problems
 
-    def page(self) -> Page:
+    def page(self, _: Request) -> Page:
         """Return the page /healthz: status 200, or 503 with what is wrong."""
         problems = self.problems()
         if not problems:

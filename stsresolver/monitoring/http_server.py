@@ -1,4 +1,4 @@
-"""A few pages over HTTP/1.0, for Prometheus and for probes that ask whether the daemon is alive.
+"""A few pages over HTTP/1.0, for Prometheus, for people, and for probes of whether it is alive.
 
 The standard library's `ThreadingHTTPServer` on a socket of its own, never the one of Postfix. One
 request a connection.
@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -39,12 +39,28 @@ _PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for besides the path.
+
+    `query`: what stands behind the first `?`, as it was sent.
+    `host`: the header Host, "" without one.
+    """
+
+    query: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """What is answered: the body, and what it is."""
+    """What is answered: the body, what it is, and further headers."""
 
     body: bytes
     status: HTTPStatus = HTTPStatus.OK
     media_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Make = Callable[[Request], Page]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -62,7 +78,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(self._page(), body=False)
 
     def _page(self) -> Page:
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         make = self.server.pages.get(path)
         if make is None:
             known = ", ".join(self.server.pages)
@@ -70,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not self.server.may_have(self.request, path):
             return Page(b"Others are asking for it.\n", HTTPStatus.SERVICE_UNAVAILABLE)
         try:
-            return make()
+            return make(Request(query, self.headers.get("Host", "")))
         except Exception:
             log.exception("internal error while serving %.100a", self.path)
             return Page(b"The log says what is wrong.\n", HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -79,6 +95,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(page.status)
         self.send_header("Content-Type", page.media_type)
         self.send_header("Content-Length", str(len(page.body)))
+        for name, value in page.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         if body:
             self.wfile.write(page.body)
@@ -114,7 +132,7 @@ class PageServer(http.server.ThreadingHTTPServer):
     def __init__(
         self,
         listener: socket.socket,
-        pages: Mapping[str, Callable[[], Page]],
+        pages: Mapping[str, Make],
         probes: Container[str] = (),
     ) -> None:
         self.address_family = listener.family

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -29,9 +29,9 @@ from prometheus_client.registry import Collector
 from ..cache.layered import LayeredStore
 from ..cache.memory import MemoryStore
 from ..cache.store import Cache
-from ..config.settings import CacheSettings, PostgresCache, RedisCache, SqliteCache
+from ..config.settings import CacheSettings
 from ..counters import BOUNDS, Durations
-from ..lookup.messages import DANE, FETCH, POLICY_ID, RESOLVE, WHOLE_DANE
+from ..lookup.messages import STEPS
 from ..lookup.pool import ResolverPool
 from ..mta_sts.policy import Mode
 from ..policies.dane_states import DaneStates
@@ -44,22 +44,9 @@ from ..socketmap.server import SocketmapServer
 from ..version import __version__
 from .census import Census
 from .health import Health
-from .http_server import Page
+from .http_server import Make, Page, Request
 
 # What is asked of the world, and how.
-# The label of what is read, by the cache's settings.
-_BACKENDS: Mapping[type, str] = {
-    SqliteCache: "sqlite",
-    RedisCache: "redis",
-    PostgresCache: "postgres",
-}
-_STEPS = {
-    POLICY_ID: "dns",
-    FETCH: "https",
-    RESOLVE: "resolve",
-    DANE: "dane",
-    WHOLE_DANE: "whole_dane",
-}
 
 
 class Parts(Protocol):
@@ -88,7 +75,7 @@ class Metrics:
             registry=self._registry,
         )
 
-    def page(self) -> Page:
+    def page(self, _: Request) -> Page:
         """Return what Prometheus asks for."""
         return Page(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -97,7 +84,7 @@ class Metrics:
 PROBES = ("/healthz",)
 
 
-def pages(service: Parts, cache: CacheSettings) -> Mapping[str, Callable[[], Page]]:
+def pages(service: Parts, cache: CacheSettings) -> Mapping[str, Make]:
     """Return what is shown of a service, by path. `cache`: where it keeps policies."""
     health = Health(service.server, service.proactive, service.resolver)
     return {"/metrics": Metrics(service, cache).page, "/healthz": health.page}
@@ -106,7 +93,7 @@ def pages(service: Parts, cache: CacheSettings) -> Mapping[str, Callable[[], Pag
 class _Parts(Collector):
     def __init__(self, service: Parts, cache: CacheSettings) -> None:
         self._service = service
-        self._backend = _BACKENDS.get(type(cache), "")
+        self._backend = cache.kind
         held = service.cache
         self._layered = held if isinstance(held, LayeredStore) else None
         memory = held.memory if isinstance(held, LayeredStore) else held
@@ -196,11 +183,11 @@ class _Parts(Collector):
         ended = _counter("mta_sts_lookups", "Lookups ended.", "step", "result", "cause")
         for ending, number in resolver.endings.read().items():
             cause = ending.cause.name.lower() if ending.cause else ""
-            ended.add_metric((_STEPS[ending.what], ending.result, cause), number)
+            ended.add_metric((STEPS[ending.what], ending.result, cause), number)
         yield ended
         took = _histogram("mta_sts_lookup_duration_seconds", "Time that lookups took.", "step")
         for what, seconds in resolver.seconds.items():
-            _add(took, (_STEPS[what],), seconds)
+            _add(took, (STEPS[what],), seconds)
         yield took
 
     def _resolver(self) -> Iterator[Metric]:

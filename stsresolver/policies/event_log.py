@@ -18,6 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import NamedTuple
 
 import cachetools
 
@@ -39,6 +40,14 @@ _LINES = 5
 _HOUR = 3600.0
 _LEFT_OUT = "%s: keeps changing: %d lines left out within an hour (%s)"
 _STRENGTH = {None: 0, Mode.NONE: 0, Mode.TESTING: 1, Mode.ENFORCE: 2}
+
+
+class Observed(NamedTuple):
+    """What a zone that observes would have answered last, for a next hop."""
+
+    zone: str
+    next_hop: str
+    answer: str
 
 
 class EventLog:
@@ -150,6 +159,12 @@ class EventLog:
         if answer != before:
             text = "zone %s observes, would be: %s"
             self._log(logging.INFO, next_hop, {"event": "observed"}, text, zone, answer)
+
+    def all_observed(self) -> list[Observed]:
+        """Return what zones that observe would have answered, by zone and next hop."""
+        with self._lock:
+            found = list(self._observed.items())
+        return sorted(Observed(*where, answer) for where, answer in found)
 
     def dane(self, key: Key, verdict: Verdict, why: str, *, first: bool) -> None:
         """Log what DANE says of a next hop where that is news.

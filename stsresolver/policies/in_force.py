@@ -35,6 +35,7 @@ from .negative_cache import NegativeCache
 from .outages import Outages
 from .renewal_times import RenewalTimes
 from .revocations import Revocations
+from .setbacks import Setbacks
 from .single_flight import Flights, Renewals
 from .steps import (
     Announce,
@@ -136,6 +137,7 @@ class Policies:
     `behind`: runs a job some time later, behind the answers.
     `flush`: sends the lookups that were begun.
     `changed`: is told each domain whose policy has changed, on the thread that noticed.
+    `setbacks`: domains whose policy got weaker, or has ended.
     `unknown`: requests so far for which it was not known whether there is a policy, by the reason.
     """
 
@@ -163,6 +165,7 @@ class Policies:
         self._clock = clock
         self._steady = SteadyClock(clock)
         self._events = EventLog()
+        self.setbacks = Setbacks()
         self._outages = Outages()
         self._flights = Flights[InForce]()
         self._renewals = Renewals()
@@ -234,8 +237,11 @@ class Policies:
 
     def known(self, domain: str) -> tuple[Entry | None, list[tuple[Key, Miss]]]:
         """Return what is stored of a domain, and which lookups of it gave no policy."""
-        misses = [one for one in self._misses.scan() if one[0][0] == domain]
-        return self._store.get(domain), misses
+        return self._store.get(domain), self.misses(domain)
+
+    def misses(self, domain: str) -> list[tuple[Key, Miss]]:
+        """Return which lookups of a domain gave no policy."""
+        return [one for one in self._misses.scan() if one[0][0] == domain]
 
     def all_known(self) -> tuple[Iterator[list[Entry]], list[tuple[Key, Miss]]]:
         """Return all that is stored, in parts, and all lookups that gave no policy."""
@@ -283,6 +289,7 @@ class Policies:
     def _drop(self, domain: str) -> None:
         """Forget what this process alone knows of a domain."""
         self._misses.forget(domain)
+        self.setbacks.forget(domain)
         self._lapse(domain, None)
         self._announce(domain)
         log.info("%s: forgotten, as it was asked for", domain)
@@ -404,6 +411,8 @@ class Policies:
         match effect:
             case TellFailed(result, entry, lapsed):
                 self._events.failed(key, result, entry, lapsed)
+                if lapsed is not None:
+                    self.setbacks.note(key[0], self._clock.time(), lapsed, None, str(result))
             case TellUnknown(result, fault):
                 self._outages.begin(fault, self._clock.monotonic(), str(result))
                 self._events.unknown(key, result, fault)
@@ -411,8 +420,10 @@ class Policies:
                 self._events.works(key, by_record=by_record)
             case TellChanged(before, policy, again):
                 self._events.changed(key[0], before, policy, again=again)
+                self.setbacks.note(key[0], self._clock.time(), before, policy.mode)
             case TellLapsed(before, why):
                 self._events.lapsed(key, before, why)
+                self.setbacks.note(key[0], self._clock.time(), before, None, why)
 
     def _lapse(self, domain: str, mode: Mode | None) -> None:
         with self._lock:

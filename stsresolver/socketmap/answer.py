@@ -111,8 +111,7 @@ class Answers:
         files = exempt_files or {}
 
         def made(name: str, zone: Zone) -> _Map:
-            exempt = files.get(zone.exempt_file or "", frozenset()).union(zone.exempt)
-            return _Map(name, zone, exempt, counts.of(name))
+            return _Map(name, zone, exempt_in(zone, files), counts.of(name))
 
         self._policies = policies
         self._dane = dane
@@ -224,6 +223,11 @@ class Answers:
         payload, _ = cut(reply.data) or (b"", 0)
         self._events.observed(asked.name, str(next_hop), payload.decode())
         return replace(reply, data=encode(_NOT_FOUND), count=counts[outcome])
+
+
+def exempt_in(zone: Zone, files: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Return all entries that exempt domains in a zone. `files`: those of each `exempt_file`."""
+    return files.get(zone.exempt_file or "", frozenset()).union(zone.exempt)
 
 
 def _not_found(count: ReplyCount, until: float, domain: str = "") -> Reply:

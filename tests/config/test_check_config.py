@@ -79,6 +79,7 @@ TEXTS = [
     ("zones: {" + "z" * 80 + ": {timeout: 1}}", "a long name"),
     ("https_proxy: http://proxy.example:3128\nno_proxy: [a.example, .b.example]", "a proxy"),
     ("no_proxy: []", "nothing is excepted, whatever the environment says"),
+    ("status: {port: 1, hosts: [a.example, B\u00fccher.example]}", "a status page"),
     ("metrics: {path: /run/metrics}\nowner: postfix\ngroup: '12'\npath: /s", "who, and metrics"),
     ("listen: [a:1, '[::1]:2', {address: 'unix:/tür, {☃}', mode: 0660, owner: '12'}]", "several"),
     ("listen: [{address: unix:a, group: 'no'}]", "a name that YAML would read"),

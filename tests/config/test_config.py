@@ -313,8 +313,8 @@ MODE = "an octal number with a leading zero, from 0 to 0777, such as 0660"
 GRACE = "a number of seconds from 0 to 31557600"
 TOP = (
     "host, port, path, mode, owner, group, listen, reuse_port, cache_grace, shutdown_timeout, "
-    "workers, log, metrics, control, dns, https_proxy, no_proxy, cache, proactive_policy_fetching, "
-    "default_zone, zones"
+    "workers, log, metrics, status, control, dns, https_proxy, no_proxy, cache, "
+    "proactive_policy_fetching, default_zone, zones"
 )
 ZONE = "strict_testing, timeout, require_sni, tlsrpt, dane, observe, exempt, exempt_file"
 SERVERS = (

@@ -520,7 +520,7 @@ def served():
     def start(**made) -> int:
         listener = socket.create_server(("127.0.0.1", 0))
         made = {f"/{name}": make for name, make in made.items()}
-        pages = {"/a": lambda: Page(b"text"), **made}
+        pages = {"/a": lambda _: Page(b"text"), **made}
         running.append(PageServer(listener, pages, ("/a", "/alive")))
         running[-1].start()
         return listener.getsockname()[1]
@@ -551,7 +551,7 @@ def test_page(served, method, path, status, text, why):
 
 
 def test_page_with_a_bug(served, caplog):
-    port = served(bug=lambda: 1 / 0)
+    port = served(bug=lambda _: 1 / 0)
     assert get(port, "/bug") == (500, "The log says what is wrong.\n")
     assert "internal error while serving '/bug'" in caplog.text
     assert get(port, "/a")[0] == 200
@@ -614,11 +614,11 @@ GREEDY = [
 def test_nobody_keeps_probes_out(served, number, request_, why):
     over = threading.Event()
 
-    def slow() -> Page:
+    def slow(_) -> Page:
         over.wait(DEADLINE)
         return Page(b"at last")
 
-    port = served(slow=slow, alive=lambda: Page(b"alive"))
+    port = served(slow=slow, alive=lambda _: Page(b"alive"))
     with Greedy(port, number, request_) as greedy:
         wait_for(lambda: number < 40 or greedy.renewed > 2 * number, "all to be at it")
         for _ in range(13):
@@ -629,7 +629,7 @@ def test_nobody_keeps_probes_out(served, number, request_, why):
 def test_a_long_page_is_made_for_a_few_at_once(served):
     over, made = threading.Event(), []
 
-    def slow() -> Page:
+    def slow(_) -> Page:
         made.append(threading.get_ident())
         over.wait(DEADLINE)
         return Page(b"at last")
@@ -662,7 +662,7 @@ def test_a_client_that_does_not_take_its_answer_gives_way(served, monkeypatch):
     # So that only the total time ends it.
     monkeypatch.setattr(http_server._Handler, "timeout", 10 * DEADLINE)
     monkeypatch.setattr(http_server, "TOTAL_LIMIT", 0.0)
-    port = served(alive=lambda: Page(b"x" * (32 << 20)))
+    port = served(alive=lambda _: Page(b"x" * (32 << 20)))
     with contextlib.ExitStack() as stack:
         for _ in range(2 * http_server.PLACES):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE))

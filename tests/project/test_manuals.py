@@ -19,6 +19,7 @@ from stsresolver import __version__, daemon, query
 from stsresolver.config import postgres_options, redis_options
 from stsresolver.config.effective import effective
 from stsresolver.config.keys import DEFAULT_PATH, Config, ConfigError, MetricsSettings, parse
+from stsresolver.config.settings import StatusSettings
 from stsresolver.inspection import cache_command
 from stsresolver.process import arguments, output
 from tests.support.missing import not_installed
@@ -106,6 +107,7 @@ def keys():
     """Return what the code has: {dotted key: (what is allowed, default)}, but for the cache's."""
     defaults = yaml.safe_load("\n".join(effective(Config(), "", {})))
     defaults["metrics"] = asdict(MetricsSettings())
+    defaults["status"] = {**asdict(StatusSettings()), "hosts": []}
     defaults["control"] = {"path": None}
     found = {}
     for name in names("", {"x": 1}):
@@ -157,6 +159,7 @@ IN_FILE = [
     "ANSWERS",
     "LOG",
     "METRICS",
+    "STATUS",
     "CONTROL",
     "WAY OUT",
     "CACHE",

@@ -22,6 +22,8 @@ from stsresolver.mta_sts.policy import parse_policy
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from stsresolver.socketmap.listeners import listen_tcp
 from stsresolver.socketmap.server import SocketmapServer
+from stsresolver.status.overview import Reader
+from stsresolver.status.pages import StatusPages
 from tests.support.socketmap_client import DEADLINE, Client
 
 SAMPLE = re.compile(r"([a-z_]+)(?:\{(.*)\})? (\S+)")
@@ -90,7 +92,10 @@ class Watched:
             self.service.proactive.start()
         listener = listen_tcp("127.0.0.1", 0, reuse_port=False)[0]
         self.port = listener.getsockname()[1]
-        self.pages = PageServer(listener, pages(self.service, config.cache), PROBES)
+        self.reader = Reader(self.service, config.cache, "config")
+        status = StatusPages(self.reader, ["sts.example"]).pages()
+        made = {**pages(self.service, config.cache), **status}
+        self.pages = PageServer(listener, made, PROBES)
         self.pages.start()
         self._cleanup.callback(self.pages.close)
         self._thread = threading.Thread(target=self.server.serve_forever, daemon=True)
