@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from stsresolver.cache.entry import Entry
 from stsresolver.mta_sts.policy import parse_policy
+from stsresolver.stores.entry_json import to_json
 
 DAY = 86400
 MAX_AGE = 7 * DAY
@@ -25,6 +26,7 @@ INSERT INTO policy
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _IN_ONE_TRANSACTION = 100_000
+_COPY = "COPY stsresolver_policy (domain, entry, fetched, due, expiry) FROM STDIN"
 
 
 def domain(number: int) -> str:
@@ -74,3 +76,17 @@ def into_file(filename: Path, entries: Iterable[Entry]) -> None:
         while part := list(itertools.islice(rows, _IN_ONE_TRANSACTION)):
             with connection:
                 connection.executemany(_ROW, part)
+
+
+def into_postgres(where: str, entries: Iterable[Entry]) -> None:
+    """Write new entries to the tables in PostgreSQL that a store has made, in one transaction."""
+    # The extra may be missing where it is left out.
+    import psycopg  # noqa: PLC0415
+
+    with (
+        psycopg.connect(where) as connection,
+        connection.cursor() as cursor,
+        cursor.copy(_COPY) as copy,
+    ):
+        for one in entries:
+            copy.write_row((one.domain, to_json(one), one.fetched, one.due, one.end))

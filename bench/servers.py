@@ -1,6 +1,7 @@
 """The servers that are measured: how each is made, started, watched and stopped."""
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -126,6 +127,27 @@ def redis_server(directory: Path) -> Iterator[int]:
     command = ("redis-server", "--bind", "127.0.0.1", "--save", "", "--dir", str(directory))
     with serving(directory, f"127.0.0.1:{port}", *command):
         yield port
+
+
+@contextmanager
+def postgres_server(directory: Path) -> Iterator[dict[str, object]]:
+    """PostgreSQL with Debian's settings, on the disk of `directory`; the options of a cache in it.
+
+    As Debian's user, since it does not run as root.
+    """
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
+        raise RuntimeError("not installed: postgresql")
+    place = directory / "postgres"
+    place.mkdir()
+    directory.chmod(0o755)
+    shutil.chown(place, "postgres", "postgres")
+    as_user = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
+    made = [*as_user, programs[-1] / "initdb", "--auth=trust", "--encoding=UTF8", place / "data"]
+    subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=place)
+    program = (*as_user, str(programs[-1] / "postgres"), "-D", str(place / "data"))
+    with serving(directory, "127.0.0.1:5432", *program, "-k", str(place)):
+        yield {"host": "127.0.0.1", "user": "postgres", "database": "postgres"}
 
 
 def make_asyncio_venv(venv: Path) -> None:
