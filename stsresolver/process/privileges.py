@@ -15,7 +15,9 @@ def become(user: str | None, group: str | None) -> None:
     """Become `user` and `group`, each a name or a number, None for none.
 
     Real, effective, saved and supplementary ids all change. The user's own groups are taken; its
-    primary group unless `group` names another. Raise `PrivilegeError`.
+    primary group unless `group` names another. `HOME`, `USER` and `LOGNAME` become the user's, too:
+    libpq looks for files in the home, and goes on without TLS where it may not. Raise
+    `PrivilegeError`.
     """
     if user is None and group is None:
         return
@@ -34,6 +36,8 @@ def become(user: str | None, group: str | None) -> None:
             os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     except PermissionError as error:
         raise PrivilegeError(f"only root can change user and group: {error.strerror}") from error
+    if account is not None:
+        os.environ |= {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
     if account is not None and account.pw_uid != 0:
         _check_that_root_is_gone(gid)
 

@@ -35,6 +35,7 @@ ways = {
     "setegid": lambda: os.setegid(0),
     "setgroups": lambda: os.setgroups([0]),
 }
+status["home"] = [os.environ.get(name) for name in ("HOME", "USER", "LOGNAME")]
 status["back"] = []
 for name, way in ways.items():
     with contextlib.suppress(PermissionError):
@@ -93,6 +94,7 @@ def test_every_id_is_the_new_one_and_there_is_no_way_back(name, by_number, group
     assert set(status["Groups"]) == set(os.getgrouplist(account.pw_name, gid))
     assert not status["capable"]
     assert status["back"] == []
+    assert status["home"] == [account.pw_dir, account.pw_name, account.pw_name]
 
 
 @as_root
@@ -117,6 +119,7 @@ def test_nothing_asked_for_changes_nothing():
     status = json.loads(run(BECOME, None, None))
     assert status["Uid"] == [0] * 4
     assert status["Groups"] == [0, 4, 27]
+    assert status["home"] == [os.environ.get(name) for name in ("HOME", "USER", "LOGNAME")]
 
 
 @as_root
