@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from . import store_options as kind
 from .store_options import TIMEOUT, Kind, Options, OptionsError, OptionWarning, read
@@ -187,7 +187,7 @@ def _with_dsn(
         return given, set()
     parts = _dsn(given.pop("dsn"))
     for name in given:
-        today = _OLD_NAMES.get(name, name)
+        today = "sslmode" if name == "ssl" else _OLD_NAMES.get(name, name)
         if parts.pop(today, None) is not None:
             warnings.append(OptionWarning("dsn", f"{name} counts, which the dsn says too"))
     return given | parts, set(parts)
@@ -225,10 +225,21 @@ def _url(url: str) -> dict[str, str] | None:
     parts["host"] = ",".join(hosts) if any(hosts) else ""
     parts["port"] = ",".join(port or "5432" for port in ports) if any(ports) else ""
     try:
-        parts |= dict(parse_qsl(query, strict_parsing=bool(query)))
+        parts |= dict(map(_parameter, query.split("&") if query else ()))
     except ValueError:
         return None
+    if parts.pop("ssl", "") == "true":
+        # As libpq reads it (PostgreSQL manual, "Connection URIs").
+        parts.setdefault("sslmode", "require")
     return {name: text for name, text in parts.items() if text}
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    """Return name and value; a plus is one, which it is not in a query of the web."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError("no value")
+    return unquote(name), unquote(value)
 
 
 def _pairs(text: str) -> dict[str, str] | None:

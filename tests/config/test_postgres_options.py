@@ -33,6 +33,10 @@ FULL = {"host": "h", "port": "7", "user": "u", "password": "p", "database": "d"}
         ({"dsn": "postgresql://"}, {}, "an empty URL"),
         ({"dsn": "postgresql://h/d?sslmode=verify-full&connect_timeout=2"},
          {"host": "h", "database": "d", "sslmode": "verify-full", "connect_timeout": 2}, "a query"),
+        ({"dsn": "postgresql://h?password=a+b%2Bc"}, {"host": "h", "password": "a+b+c"},
+         "a plus is no space"),
+        ({"dsn": "postgresql://h?ssl=true"}, {"host": "h", "sslmode": "require"},
+         "what libpq takes from URLs of JDBC"),
         ({"dsn": "postgresql://a:1,b:2/d"},
          {"host": "a,b", "port": "1,2", "database": "d", "target_session_attrs": "read-write"},
          "of several hosts the one that can be written"),
@@ -97,6 +101,7 @@ def test_what_is_ours(options, connections, timeout, prepared):
         ({"direct_tls": True}, ("direct_tls", "ignored, TLS begins when")),
         ({"dsn": "postgresql://h/d", "database": "e"}, ("dsn", "database counts, which the dsn")),
         ({"dsn": "postgresql://h/d", "dbname": "e"}, ("dsn", "dbname counts, which the dsn")),
+        ({"dsn": "postgresql://h/d?sslmode=require", "ssl": True}, ("dsn", "ssl counts, which")),
     ],
 )
 def test_warnings(options, warning):
@@ -118,6 +123,7 @@ def test_an_option_wins_over_the_dsn():
         ({"dsn": "postgresql://u:secret@with@h/d"}, "dsn", "only postgresql://"),
         ({"dsn": "postgresql://u:sec/ret@h/d"}, "dsn", "only postgresql://"),
         ({"dsn": "host"}, "dsn", "only postgresql://"),
+        ({"dsn": "postgresql://h/d?sslmode"}, "dsn", "only postgresql://"),
         ({"dsn": 5}, "dsn", "only postgresql://"),
         ({"dsn": "postgresql://h:0/d"}, "port", "only a whole number from 1 to 65535, or a list"),
         ({"dsn": "postgresql://h/d?nothing=1"}, "nothing", "there is no such option"),
