@@ -21,6 +21,7 @@ os.environ.setdefault("PYTHONWARNINGS", "error")
 # Each takes 15 seconds or more; the longest is first.
 LONG = (
     *("daemon/test_soak.py", "process/test_init_script.py", "postfix/test_stores.py"),
+    "stores/test_postgres.py",
     *("postfix/test_doctor.py", "daemon/test_faults.py"),
     *("project/test_packaging.py", "daemon/test_daemon.py", "daemon/test_hostile_memory.py"),
     *("process/test_systemd.py", "mta_sts/test_fetch.py", "monitoring/test_alert_rules.py"),

@@ -12,6 +12,7 @@ not pass the grammar any more is deleted with one warning, and taken for absent.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,13 @@ _MAKE_SCHEMA = "CREATE TABLE IF NOT EXISTS stsresolver_schema (version int NOT N
 _VERSION = "SELECT max(version) FROM stsresolver_schema"
 _SET_VERSION = "INSERT INTO stsresolver_schema (version) VALUES (%s)"
 _HAS_OLDER = "SELECT to_regclass('sts_policy_cache') IS NOT NULL"
-_OLDER = "SELECT domain::text, ts::text, pol_id::text, pol_body::text FROM sts_policy_cache"
+# As bytes: a database of SQL_ASCII may hold what is no text, and this server refuses to send it.
+_OLDER = """
+    SELECT ts::text, convert_to(domain::text, encoding), convert_to(pol_id::text, encoding),
+        convert_to(pol_body::text, encoding)
+    FROM sts_policy_cache, (SELECT CASE getdatabaseencoding()
+        WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END AS encoding) AS of
+"""
 
 _GET = "SELECT domain, entry FROM stsresolver_policy WHERE domain = %s"
 # The condition is `Entry.yields_to`.
@@ -120,6 +127,8 @@ _LEASE = """
 """
 # Rows changed in one transaction.
 _SOME = 10_000
+# Entries of the older daemon that are sent at once.
+_SOME_OLDER = 500
 
 
 class PostgresStore:
@@ -172,11 +181,14 @@ class PostgresStore:
     def due(self, now: float, limit: int) -> list[Entry]:
         """Return entries that are due."""
         values = {"now": now, "ahead": now + CLOCK_SKEW, "limit": limit}
+        before: list[Any] = []
         while True:
             rows = self._rows(_DUE, values)
             found = self._sound(rows)
-            if found or not rows:
+            # The same ones again could not be dropped.
+            if found or rows == before or not rows:
                 return found
+            before = rows
 
     def make_due(self, now: float) -> None:
         """Let every entry be due."""
@@ -213,10 +225,19 @@ class PostgresStore:
             try:
                 entries.append(from_json(text, domain))
             except ValueError as error:
-                if self._write(_DROP, (domain, text)):
-                    said = "%s: a damaged entry was dropped: domain %.300s: %.300s"
-                    log.warning(said, self._pool.name, ascii(domain), error)
+                self._drop(domain, text, error)
         return entries
+
+    def _drop(self, domain: str, text: str, why: ValueError) -> None:
+        """Remove a damaged row; leave it where the server can only be read."""
+        try:
+            dropped = self._write(_DROP, (domain, text))
+        except StoreError as error:
+            log.debug("%.300s is damaged, and stays: %s", ascii(domain), error)
+            return
+        if dropped:
+            said = "%s: a damaged entry was dropped: domain %.300s: %.300s"
+            log.warning(said, self._pool.name, ascii(domain), why)
 
     def _migrate(self, connection: Connection) -> None:
         """Bring the tables up to date, and fill new ones with what the older daemon knew."""
@@ -260,22 +281,19 @@ def _take_over(connection: Connection) -> None:
         return
     now = time.time()
     with connection.cursor(name="older") as rows, connection.cursor() as cursor:
-        for entry in older_daemon.entries(map(_older, rows.execute(_OLDER)), now):
-            cursor.execute(_PUT, _values(entry, now))
+        entries = older_daemon.entries(map(_older, rows.execute(_OLDER)), now)
+        while some := [_values(entry, now) for entry in itertools.islice(entries, _SOME_OLDER)]:
+            cursor.executemany(_PUT, some)
 
 
 def _older(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a row as `older_daemon` takes it."""
-    domain, ts, policy_id, body = row
+    ts, domain, policy_id, body = row
     try:
         seconds = float(ts)
     except (TypeError, ValueError):
         seconds = -1.0
-    return (
-        *(text if text is None else text.encode() for text in (domain,)),
-        seconds,
-        *(text if text is None else text.encode() for text in (policy_id, body)),
-    )
+    return domain, seconds, policy_id, body
 
 
 def _values(entry: Entry, now: float) -> dict[str, Any]:

@@ -3,19 +3,21 @@
 The connections are psycopg's pool: made when they are needed, and closed when they were idle for
 ten minutes. A server that was restarted, or that another one has taken the place of, leaves
 connections behind that are closed or can only read. So an operation that fails because of its
-connection is tried again, on a new one in the end. Each can be done twice: it is one transaction,
-and says what is to be there afterwards.
+connection is tried again, on a new one in the end; and so is one that was in another's way. Each
+can be done twice: it is one transaction, and says what is to be there afterwards.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import selectors
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from ..cache.store import StoreError
@@ -37,6 +39,8 @@ logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
 # The sentence for the administrator, by the server's SQLSTATE.
 _SENTENCES = {
+    "26000": "PgBouncer pools transactions; set prepared_statements: false",
+    "42P05": "PgBouncer pools transactions; set prepared_statements: false",
     "25006": "the server can only be read; name the one that can be written as well, and"
     " target_session_attrs: read-write",
     "42501": "its user lacks a right; let it create tables in the schema, or give it the tables"
@@ -47,6 +51,10 @@ _SENTENCES = {
 }
 # The server ends, or is no primary any more.
 _OF_ITS_SERVER = (errors.ReadOnlySqlTransaction, errors.AdminShutdown, errors.CrashShutdown)
+# Two transactions at once, of which one had to give way.
+_CONFLICTS = (errors.SerializationFailure, errors.DeadlockDetected)
+# How often an operation is tried again at least, for those.
+_AGAIN = 5
 # Seconds between two looks whether a connection could be made.
 _LOOK = 0.1
 # Seconds that the threads of the pool have to end.
@@ -60,6 +68,14 @@ _Result = TypeVar("_Result")
 
 class _Timeout(psycopg.OperationalError):
     """The server did not answer in time."""
+
+
+class _TryAgain(Exception):
+    """An operation failed in a way that says nothing of the next time. `error`: how."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -95,6 +111,12 @@ def _of_the_connection(error: psycopg.Error) -> bool:
     )
 
 
+def _names_authority(keywords: Mapping[str, object]) -> bool:
+    """Say whether libpq is told the CA certificates, or is to look for them in a service file."""
+    told = {"sslrootcert", "service"} & keywords.keys()
+    return bool(told or {"PGSSLROOTCERT", "PGSERVICE"} & os.environ.keys())
+
+
 class Pool:
     """At most `max_connections` connections.
 
@@ -106,9 +128,9 @@ class Pool:
     def __init__(self, settings: PostgresSettings, prepare: Callable[[Connection], None]) -> None:
         self.name = f"PostgreSQL at {settings.name}"
         keywords = dict(settings.keywords)
-        if str(keywords.get("sslmode", "")).startswith("verify"):
+        if str(keywords.get("sslmode", "")).startswith("verify") and not _names_authority(keywords):
             paths = ssl.get_default_verify_paths()
-            keywords.setdefault("sslrootcert", paths.cafile or _CERTIFICATES)
+            keywords["sslrootcert"] = paths.cafile or _CERTIFICATES
         if "database" in keywords:
             keywords["dbname"] = keywords.pop("database")
         keywords |= {"client_encoding": "utf-8", "autocommit": True}
@@ -140,39 +162,57 @@ class Pool:
     def run(self, operation: Callable[[Connection], _Result]) -> _Result:
         """Return what `operation` returns, which is one transaction. Raise `StoreError`."""
         try:
-            if not self._prepared:
-                self._once(self._make_ready)
             # Each that fails closes one; after the last that was open, a new one is made.
-            for _ in range(self._connections):
-                try:
-                    return self._once(operation)
-                except psycopg.Error as error:
-                    if isinstance(error, _Timeout) or not _of_the_connection(error):
-                        raise
-            return self._once(operation)
+            for _ in range(max(self._connections, _AGAIN)):
+                with contextlib.suppress(_TryAgain):
+                    return self._prepared_once(operation)
+            return self._prepared_once(operation)
         except psycopg.Error as error:
             raise StoreError(f"{self.name}: {self._why(error)}") from None
+        except _TryAgain as again:
+            raise StoreError(f"{self.name}: {self._why(again.error)}") from None
 
     def close(self) -> None:
         """Close the connections that are not in use."""
         self._pool.close(timeout=_CLOSING)
 
+    def _prepared_once(self, operation: Callable[[Connection], _Result]) -> _Result:
+        if not self._prepared:
+            self._make_ready()
+        try:
+            return self._once(operation)
+        except errors.UndefinedTable as error:
+            # Somebody dropped the tables, or they had not reached the server that took over.
+            self._prepared = False
+            raise _TryAgain(error) from error
+
     def _once(self, operation: Callable[[Connection], _Result]) -> _Result:
+        """Raise `_TryAgain` for what another connection, or another time, may do better."""
         connection = self._connection()
         try:
             return operation(connection)
+        except _Timeout:
+            raise
         except psycopg.Error as error:
             if _of_the_connection(error):
                 connection.close()
+            # A server that ends a connection may say why with any SQLSTATE.
+            if connection.closed or isinstance(error, _CONFLICTS):
+                raise _TryAgain(error) from error
             raise
         finally:
             self._pool.putconn(connection)
 
-    def _make_ready(self, connection: Connection) -> None:
-        with self._preparing:
+    def _make_ready(self) -> None:
+        """Have everything prepared, by this thread or another; raise if that takes another long."""
+        if not self._preparing.acquire(timeout=self._limit):
+            raise StoreError(f"{self.name}: its tables are still being made and filled")
+        try:
             if not self._prepared:
-                self._prepare(connection)
+                self._once(self._prepare)
                 self._prepared = True
+        finally:
+            self._preparing.release()
 
     def _connection(self) -> Connection:
         """Return a connection that is free, or a new one. Raise at once if none can be made."""

@@ -4,9 +4,11 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -20,8 +22,9 @@ pytest.importorskip("psycopg")
 import psycopg
 
 from stsresolver.config.postgres_options import postgres_settings
+from stsresolver.stores import postgres
 from stsresolver.stores.postgres import PostgresStore
-from tests.support.postgres_server import PASSWORD, USER, PostgresServer
+from tests.support.postgres_server import PASSWORD, USER, PgBouncer, PostgresServer
 from tests.support.redis_server import eventually
 
 _numbers = itertools.count()
@@ -140,6 +143,50 @@ class TestTables:
         sql("UPDATE stsresolver_lease SET until = clock_timestamp() + interval '3 days'")
         assert store.lease("b", 60.0, NOW), "taken by a clock that was ahead"
 
+    def test_a_damaged_row_of_a_server_that_can_only_be_read_stands_in_nobodys_way(
+        self, store, options, sql
+    ):
+        for name in ("a", "b"):
+            store.put(entry(f"{name}.example", due=NOW), NOW)
+        sql("UPDATE stsresolver_policy SET entry = 'nonsense' WHERE domain = 'a.example'")
+        options["server_settings"]["default_transaction_read_only"] = "on"
+        with contextlib.closing(opened(options)) as reader:
+            assert reader.get("a.example") is None
+            assert [one.domain for some in reader.scan(10) for one in some] == ["b.example"]
+            assert [one.domain for one in reader.due(NOW, 2)] == ["b.example"]
+            assert reader.due(NOW, 1) == []
+
+    def test_they_are_made_again(self, store, server, schema):
+        store.put(entry(), NOW)
+        server.admin(f"DROP SCHEMA {schema} CASCADE", f"CREATE SCHEMA {schema}")
+        assert store.get("example.com") is None
+        store.put(entry(), NOW)
+        assert store.get("example.com") == entry()
+
+    def test_while_one_thread_fills_them_the_others_wait_no_longer_than_for_an_answer(
+        self, options, monkeypatch
+    ):
+        with contextlib.closing(opened({**options, "command_timeout": 0.3})) as store:
+            begun, over = threading.Event(), threading.Event()
+            prepare = store._pool._prepare
+
+            def slow(connection):
+                begun.set()
+                assert over.wait(30)
+                prepare(connection)
+
+            monkeypatch.setattr(store._pool, "_prepare", slow)
+            thread = threading.Thread(target=store.put, args=(entry(), NOW))
+            thread.start()
+            try:
+                assert begun.wait(30)
+                with pytest.raises(StoreError, match="tables are still being made and filled"):
+                    store.get("example.com")
+            finally:
+                over.set()
+                thread.join(30)
+            assert store.get("example.com") == entry()
+
     def test_a_user_without_the_right_to_make_tables(self, server, schema):
         server.admin("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN PASSWORD 'x'")
         options = {
@@ -191,6 +238,40 @@ class TestTheOlderDaemon:
             "took over 1 policies from the older daemon's tables; 1 have expired, 2 are damaged"
         ]
         assert sql("SELECT * FROM sts_policy_cache ORDER BY id") == before
+
+    def test_many_policies_are_taken_over(self, store, sql, caplog):
+        caplog.set_level(logging.INFO, "stsresolver")
+        number = 2 * postgres._SOME_OLDER + 1
+        sql(
+            *(line.format(body="jsonb") for line in OLD_TABLES),
+            "INSERT INTO sts_policy_cache (domain, ts, pol_id, pol_body)"
+            f" SELECT one || '.example', {int(time.time())}, '7', '{json.dumps(BODY)}'"
+            f" FROM generate_series(1, {number}) AS one",
+        )
+        assert store.get(f"{number}.example").id == "7"
+        assert f"took over {number} policies" in caplog.text
+        assert sql("SELECT count(*) FROM stsresolver_policy") == [(number,)]
+
+    @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+    def test_a_row_that_is_no_text_stops_no_other(self, server, caplog, encoding):
+        caplog.set_level(logging.INFO, "stsresolver")
+        name = f"sts_{encoding.lower()}"
+        server.admin(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+        with psycopg.connect(server.where(dbname=name), autocommit=True) as client:
+            for line in OLD_TABLES:
+                client.execute(line.format(body="text"))
+            for domain in ("good", "b\xfc", "\xff\xfe"):
+                client.execute(
+                    b"INSERT INTO sts_policy_cache (domain, ts, pol_id, pol_body)"
+                    + f" VALUES ('{domain}.example', {int(time.time())}, '7', ".encode("latin-1")
+                    + f"'{json.dumps(BODY)}')".encode()
+                )
+        options = {"dsn": server.options["dsn"].replace("/sts", f"/{name}")}
+        with contextlib.closing(opened(options)) as store:
+            assert store.get("good.example").id == "7"
+            store.put(entry(failure="caf\u00e9"), NOW)
+            assert store.get("example.com").failure == "caf\u00e9"
+        assert "from the older daemon's tables" in caplog.text
 
     def test_tables_that_it_may_not_read_lose_nothing(self, server, schema, sql):
         sql(*(line.format(body="jsonb") for line in OLD_TABLES))
@@ -271,6 +352,40 @@ class TestFailures:
             )
             assert closed
             assert store.get("example.com") == entry()
+
+    def test_a_connection_that_the_server_closed_for_being_idle(self, server, options):
+        options["server_settings"]["idle_session_timeout"] = "100ms"
+        options["application_name"] = "idle"
+        idle = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'idle'"
+        with contextlib.closing(opened(options)) as store:
+            store.put(entry(), NOW)
+            eventually(lambda: not server.admin(idle), "the end of the connection")
+            assert store.get("example.com") == entry()
+
+    def test_two_writers_of_one_row_where_the_server_serializes(
+        self, server, store, options, schema
+    ):
+        store.put(entry(), NOW)
+        options["server_settings"]["default_transaction_isolation"] = "serializable"
+        options["application_name"] = "waiting"
+        waits = (
+            "SELECT 1 FROM pg_stat_activity"
+            " WHERE application_name = 'waiting' AND wait_event_type = 'Lock'"
+        )
+        newer, newest = entry(fetched=NOW + 1), entry(fetched=NOW + 2)
+        with (
+            contextlib.closing(opened(options)) as other,
+            contextlib.closing(server.client()) as client,
+            ThreadPoolExecutor(1) as threads,
+        ):
+            assert other.get("example.com") == entry()
+            with client.transaction():
+                client.execute(f"SET LOCAL search_path = {schema}")
+                client.execute("UPDATE stsresolver_policy SET fetched = %s", (newer.fetched,))
+                done = threads.submit(other.put, newest, NOW)
+                eventually(lambda: server.admin(waits), "the second writer waits")
+            done.result(30)
+        assert store.get("example.com") == newest
 
     def test_a_server_that_hangs(self, server, options):
         with contextlib.closing(opened({**options, "command_timeout": 0.3})) as store:
@@ -373,6 +488,149 @@ class TestFailures:
             with contextlib.closing(server.client()) as client:
                 client.execute("SET default_transaction_read_only = off")
                 client.execute(f"ALTER ROLE {USER} RESET default_transaction_read_only")
+
+
+@pytest.fixture(scope="class")
+def secure(server, authority):
+    """The server, with TLS meanwhile."""
+    file = server.directory / "server.pem"
+    file.write_bytes(authority.server_file("localhost").read_bytes())
+    file.chmod(0o600)
+    owner = server.data.stat()
+    os.chown(file, owner.st_uid, owner.st_gid)
+    server.admin(
+        f"ALTER SYSTEM SET ssl_cert_file = '{file}'",
+        f"ALTER SYSTEM SET ssl_key_file = '{file}'",
+        "ALTER SYSTEM SET ssl = on",
+        "SELECT pg_reload_conf()",
+    )
+    eventually(lambda: server.admin("SHOW ssl") == [("on",)], "TLS")
+    yield server
+    server.admin("ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
+    eventually(lambda: server.admin("SHOW ssl") == [("off",)], "no TLS")
+
+
+class TestTls:
+    """The server shows a certificate of an authority of its own."""
+
+    @pytest.fixture
+    def options(self, secure, schema, monkeypatch):
+        # What this host trusts is another matter.
+        monkeypatch.setenv("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
+        return {
+            **{"host": "localhost", "port": secure.port, "database": "sts"},
+            **{"user": USER, "password": PASSWORD, "server_settings": {"search_path": schema}},
+        }
+
+    def test_its_authority_is_named(self, options, authority):
+        assert _encrypted({**options, "ssl": True, "sslrootcert": str(authority.bundle)})
+
+    def test_its_authority_is_the_system_s(self, options, authority, monkeypatch):
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
+        assert _encrypted({**options, "ssl": True})
+
+    def test_its_authority_is_named_by_the_environment(self, options, authority, monkeypatch):
+        monkeypatch.setenv("PGSSLROOTCERT", str(authority.bundle))
+        assert _encrypted({**options, "sslmode": "verify-full"})
+
+    @pytest.mark.parametrize("by_option", [True, False])
+    def test_its_authority_is_named_by_a_service(
+        self, options, authority, monkeypatch, tmp_path, by_option
+    ):
+        file = tmp_path / "pg_service.conf"
+        file.write_text(f"[mail]\nsslrootcert={authority.bundle}\n")
+        monkeypatch.setenv("PGSERVICEFILE", str(file))
+        if not by_option:
+            monkeypatch.setenv("PGSERVICE", "mail")
+        service = {"service": "mail"} if by_option else {}
+        assert _encrypted({**options, **service, "sslmode": "verify-full"})
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({}, "certificate verify failed"),
+            ({"host": "127.0.0.1", "sslrootcert": "ours"}, "does not match host name"),
+        ],
+        ids=["another authority", "another name"],
+    )
+    def test_not_the_right_server(self, options, authority, changes, sentence):
+        if "sslrootcert" in changes:
+            changes = {**changes, "sslrootcert": str(authority.bundle)}
+        with pytest.raises(StoreError, match=sentence):
+            _encrypted({**options, "ssl": True, **changes})
+
+
+def _encrypted(options):
+    """Write and read by these options; return whether TLS was used."""
+    with contextlib.closing(opened(options)) as store:
+        store.put(entry(), NOW)
+        assert store.get("example.com") == entry()
+        query = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        return store._rows(query, ()) == [(True,)]
+
+
+@pytest.fixture(scope="class")
+def bouncer(server, tmp_path_factory):
+    """A PgBouncer that pools transactions, in front of the server."""
+    with contextlib.closing(PgBouncer(tmp_path_factory.mktemp("bouncer"), server)) as bouncer:
+        yield bouncer
+
+
+@pytest.fixture(scope="class")
+def bounced(server):
+    """A database of the class's own: PgBouncer lets no client choose a schema."""
+    server.admin(f"CREATE DATABASE bounced OWNER {USER}")
+    return "bounced"
+
+
+@pytest.fixture
+def database(server, bounced):
+    """That database, without the tables of the test before."""
+    yield bounced
+    with contextlib.closing(server.client(bounced)) as client:
+        tables = client.execute(
+            "SELECT string_agg(tablename, ', ') FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone()[0]
+        if tables:
+            client.execute(f"DROP TABLE {tables}")
+
+
+class TestPostgresStoreByPgBouncer(StoreContract):
+    """Transactions of several clients in one connection."""
+
+    @pytest.fixture
+    def options(self, bouncer, database):
+        return {
+            "dsn": f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{bouncer.port}/{database}",
+            "prepared_statements": False,
+        }
+
+    @pytest.fixture
+    def store(self, options):
+        with contextlib.closing(opened(options)) as store:
+            yield store
+
+    def test_connections_behind_it_that_were_closed_are_not_noticed(self, store, server, database):
+        store.put(entry(), NOW)
+        for _ in range(3):
+            assert server.admin(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                f" WHERE datname = '{database}'"
+            )
+            assert store.get("example.com") == entry()
+
+    def test_with_prepared_statements(self, options):
+        """Those of one client are in the connection of another."""
+        del options["prepared_statements"]
+        with contextlib.closing(opened(options)) as store, ThreadPoolExecutor(4) as threads:
+            store.get("example.com")
+
+            def together(_):
+                for _ in range(50):
+                    store.get("example.com")
+
+            with pytest.raises(StoreError, match="pools transactions; set prepared_statements"):
+                list(threads.map(together, range(4)))
 
 
 def _reads(store):

@@ -47,11 +47,11 @@ class PostgresServer:
         self.port = free_port()
         self.process = None
         directory.mkdir()
-        self._who = {}
+        self.who = {}
         if os.geteuid() == 0:
             name = "postgres" if _is_user("postgres") else "nobody"
             account = pwd.getpwnam(name)
-            self._who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+            self.who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
             os.chown(directory, account.pw_uid, account.pw_gid)
             # pytest's directories are for root alone.
             for parent in directory.parents:
@@ -99,7 +99,7 @@ class PostgresServer:
             capture_output=True,
             cwd=self.directory,
             env=_ENVIRONMENT,
-            **self._who,
+            **self.who,
         )
 
     def start(self):
@@ -110,7 +110,7 @@ class PostgresServer:
                 stderr=log,
                 cwd=self.directory,
                 env=_ENVIRONMENT,
-                **self._who,
+                **self.who,
             )
         eventually(self.answers, "PostgreSQL answers")
 
@@ -170,6 +170,55 @@ class PostgresServer:
         self.admin("SELECT pg_promote()")
 
     close = stop
+
+
+_BOUNCER = """
+[databases]
+* = host=127.0.0.1 port={server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {directory}/users
+pool_mode = transaction
+default_pool_size = 3
+"""
+
+
+class PgBouncer:
+    """A PgBouncer on a loopback port, which pools transactions in front of a server."""
+
+    def __init__(self, directory, server):
+        bouncer = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+        if bouncer is None:
+            not_installed("pgbouncer")
+        self.port = free_port()
+        place = server.directory / directory.name
+        place.mkdir()
+        settings = place / "settings"
+        text = _BOUNCER.format(server=server.port, port=self.port, directory=place)
+        settings.write_text(text)
+        (place / "users").write_text(f'"{USER}" "{PASSWORD}"\n')
+        with open(place / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [bouncer, settings], stdout=log, stderr=log, env=_ENVIRONMENT, **server.who
+            )
+        eventually(lambda: self._answers(place / "log"), "PgBouncer answers")
+
+    def _answers(self, log):
+        assert self._process.poll() is None, log.read_text()
+        where = f"host=127.0.0.1 port={self.port} user={USER} password={PASSWORD} dbname=sts"
+        try:
+            psycopg.connect(where, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def close(self):
+        """End it."""
+        self._process.terminate()
+        self._process.wait(20)
 
 
 _ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
