@@ -162,7 +162,7 @@ def _cache(config: Config, user: str | None) -> Iterable[Finding]:
         who = file_access.myself() if user is None else file_access.person(user)
     except (KeyError, OverflowError):
         return [problem(f"there is no user {user}", "name another one with -u, or make it")]
-    return host.cache(config, who)
+    return host.cache(config, who, user)
 
 
 def _access(

@@ -40,6 +40,7 @@ from ..socketmap.netstring import MAX_REPLY, NetstringError, cut, encode
 from ..stores.opening import open_store
 from .file_access import ENTER, READ, WRITE, Person, obstacle
 from .finding import Finding, fine, problem, warning
+from .store_trial import refusal
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 # The state of a socket that listens, in proc_net(5).
@@ -185,17 +186,20 @@ def way_out(proxy: Proxy) -> Iterator[Finding]:
     yield fine(f"{proxy} can be connected to")
 
 
-def cache(config: Config, who: Person) -> Iterator[Finding]:
-    """Look at where policies are kept, for the daemon that runs as `who`."""
+def cache(config: Config, who: Person, user: str | None = None) -> Iterator[Finding]:
+    """Look at where policies are kept, for the daemon that runs as `who`.
+
+    `user`: whom the daemon becomes, None if it stays what it is.
+    """
     match config.cache:
         case InternalCache():
             yield fine("in memory; empty after each start (choose another type to keep it)")
         case SqliteCache(filename):
             yield _sqlite(os.path.abspath(filename), who)
         case RedisCache(redis=redis):
-            yield _server(config.cache, f"Redis at {redis.name}")
+            yield _server(config.cache, f"Redis at {redis.name}", user)
         case PostgresCache(postgres=postgres):
-            yield _server(config.cache, f"PostgreSQL at {postgres.name}")
+            yield _server(config.cache, f"PostgreSQL at {postgres.name}", user)
 
 
 def _sqlite(path: str, who: Person) -> Finding:
@@ -223,22 +227,19 @@ def _sqlite(path: str, who: Person) -> Finding:
     return fine(f"{path} can be written by {who.name}")
 
 
-def _server(settings: SharedCache, name: str) -> Finding:
+def _server(settings: SharedCache, name: str, user: str | None) -> Finding:
     try:
-        store = open_store(settings)
+        open_store(settings).close()
     except StoreError as error:
         return problem(
             str(error).removeprefix("cache: "), "put this right, or choose another type of cache"
         )
-    try:
-        store.get("example.com")
-    except StoreError as error:
+    why = refusal(settings, user)
+    if why:
         return problem(
-            f"{error}; meanwhile policies are kept in memory alone",
+            f"{why}; meanwhile policies are kept in memory alone",
             "start the server, or correct the options of the cache",
         )
-    finally:
-        store.close()
     return fine(f"{name} answers")
 
 

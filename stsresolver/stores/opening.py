@@ -6,6 +6,8 @@ that is away at the start can be used later, so it is no error.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from ..cache.layered import LayeredStore
 from ..cache.memory import MemoryStore
 from ..cache.store import Cache, Store, StoreError
@@ -20,6 +22,13 @@ from ..config.store_options import OptionsError
 from .sqlite import SqliteStore
 
 
+class _Server(Store, Protocol):
+    """A store in a server."""
+
+    def look(self) -> None:
+        """Raise `StoreError` if it cannot be used. Nothing is made there."""
+
+
 def open_cache(settings: CacheSettings, grace: float) -> Cache:
     """Open the cache. `grace`: seconds in which memory alone answers."""
     memory = MemoryStore(settings.cache_size)
@@ -32,6 +41,19 @@ def open_store(settings: SqliteCache | SharedCache) -> Store:
     """Open the store that outlives the process."""
     if isinstance(settings, SqliteCache):
         return SqliteStore(settings.filename, threads=settings.threads, timeout=settings.timeout)
+    return _open_server(settings)
+
+
+def look(settings: SharedCache) -> None:
+    """Raise `StoreError` if a server cannot be used. Nothing is made there."""
+    store = _open_server(settings)
+    try:
+        store.look()
+    finally:
+        store.close()
+
+
+def _open_server(settings: SharedCache) -> _Server:
     try:
         # An extra may be missing where nobody wants its server.
         if isinstance(settings, PostgresCache):

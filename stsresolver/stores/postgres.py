@@ -204,6 +204,10 @@ class PostgresStore:
         """Take or prolong the lease; `seconds` are counted by the server's clock."""
         return self._write(_LEASE, {"holder": holder, "seconds": seconds}) == 1
 
+    def look(self) -> None:
+        """Raise `StoreError` if the database cannot be used. What is tried is taken back."""
+        self._pool.run(self._look, unprepared=True)
+
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
@@ -239,16 +243,27 @@ class PostgresStore:
             said = "%s: a damaged entry was dropped: domain %.300s: %.300s"
             log.warning(said, self._pool.name, ascii(domain), why)
 
-    def _migrate(self, connection: Connection) -> None:
-        """Bring the tables up to date, and fill new ones with what the older daemon knew."""
-        newest = len(_MIGRATIONS)
+    def _look(self, connection: Connection) -> None:
+        with connection.transaction(force_rollback=True):
+            if self._made(connection) == 0:
+                connection.execute(_MAKE_SCHEMA)
+            else:
+                connection.execute(_PURGE_REVOKED, (0.0,))
+
+    def _made(self, connection: Connection) -> int:
+        """Return the version of the tables, 0 if there are none. Raise for a later one."""
         version = _version(connection) if _one(connection, _HAS_SCHEMA) else 0
-        if version > newest:
+        if version > len(_MIGRATIONS):
             raise StoreError(
                 f"{self._pool.name}: its tables are of a later version of stsresolver; update this"
                 " one, or name another database"
             )
-        if version == newest:
+        return version
+
+    def _migrate(self, connection: Connection) -> None:
+        """Bring the tables up to date, and fill new ones with what the older daemon knew."""
+        newest = len(_MIGRATIONS)
+        if self._made(connection) == newest:
             return
         with connection.transaction():
             # Daemons that start together take turns.

@@ -43,6 +43,8 @@ _SENTENCES = {
     "42P05": "PgBouncer pools transactions; set prepared_statements: false",
     "25006": "the server can only be read; name the one that can be written as well, and"
     " target_session_attrs: read-write",
+    "3F000": "its search_path names no schema that its user may use; make it, and let the user"
+    " create tables there",
     "42501": "its user lacks a right; let it create tables in the schema, or give it the tables"
     " stsresolver_*, and SELECT on those of the older daemon",
     "53100": "no space is left on the disk of the server",
@@ -159,14 +161,17 @@ class Pool:
         )
         self._pool.open()
 
-    def run(self, operation: Callable[[Connection], _Result]) -> _Result:
+    def run(
+        self, operation: Callable[[Connection], _Result], *, unprepared: bool = False
+    ) -> _Result:
         """Return what `operation` returns, which is one transaction. Raise `StoreError`."""
+        once = self._once if unprepared else self._prepared_once
         try:
             # Each that fails closes one; after the last that was open, a new one is made.
             for _ in range(max(self._connections, _AGAIN)):
                 with contextlib.suppress(_TryAgain):
-                    return self._prepared_once(operation)
-            return self._prepared_once(operation)
+                    return once(operation)
+            return once(operation)
         except psycopg.Error as error:
             raise StoreError(f"{self.name}: {self._why(error)}") from None
         except _TryAgain as again:

@@ -209,6 +209,10 @@ class RedisStore:
             self._warn(self._lease_key, "no lease of ours")
         return bool(reply)
 
+    def look(self) -> None:
+        """Raise `StoreError` if the server cannot be used."""
+        self.get("example.com")
+
     def close(self) -> None:
         """Close the connections, those in use as well."""
         for client in (self._redis, *self._sentinels):

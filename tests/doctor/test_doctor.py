@@ -33,12 +33,13 @@ from stsresolver.doctor.postconf import Client, PostconfError, Postfix, parse, r
 from stsresolver.doctor.postfix_tls import FEW
 from stsresolver.net.dns_servers import DnsServer
 from stsresolver.net.nameservers import NameServers
+from stsresolver.stores.opening import open_store
 from tests.support.authority import Authority
 from tests.support.hostile_dns import NameServer, code, silence
 from tests.support.hostile_https import has_ipv6_loopback
 from tests.support.missing import unavailable
 from tests.support.postgres_server import PostgresServer
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, eventually
 from tests.support.server_caches import postgres_cache, redis_cache
 
 OK, WARNING, PROBLEM = Level.OK, Level.WARNING, Level.PROBLEM
@@ -665,12 +666,40 @@ def test_cache_in_postgresql(tmp_path):
     try:
         where = f"PostgreSQL at 127.0.0.1:{server.port}/sts"
         assert of_cache(cache) == fine(f"{where} answers")
+        assert server.admin("SELECT 1 FROM pg_tables WHERE tablename LIKE 'stsresolver%'") == []
+        open_store(cache).get("example.com")
+        assert of_cache(cache) == fine(f"{where} answers")
+        server.admin("CREATE SCHEMA other", "CREATE ROLE other LOGIN PASSWORD 'other'")
+        reading = {"server_settings": {"default_transaction_read_only": "on"}}
+        found = of_cache(postgres_cache(server.options | reading))
+        assert "the server can only be read" in found.text
+        others = {"user": "other", "password": "other", "server_settings": {"search_path": "other"}}
+        found = of_cache(postgres_cache(server.options | others))
+        assert "names no schema that its user may use" in found.text
+        server.admin("GRANT USAGE ON SCHEMA other TO other")
+        found = of_cache(postgres_cache(server.options | others))
+        assert "its user lacks a right; let it create tables" in found.text
     finally:
         server.close()
     found = of_cache(cache)
     assert found.level is PROBLEM
     assert found.text.startswith(f"{where}: ")
     assert "Connection refused" in found.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives it up")
+def test_cache_in_postgresql_that_asks_for_the_user_of_the_process(tmp_path):
+    """The daemon becomes somebody whom the server knows; root is nobody there."""
+    with contextlib.closing(PostgresServer(tmp_path / "postgres")) as server:
+        server.admin("CREATE ROLE nobody LOGIN", "GRANT CREATE ON SCHEMA public TO nobody")
+        rules = server.data / "pg_hba.conf"
+        rules.write_text("local all nobody peer\n" + rules.read_text())
+        server.admin("SELECT pg_reload_conf()")
+        options = {"host": str(server.directory), "port": server.port, "database": "sts"}
+        config = Config(cache=postgres_cache(options))
+        eventually(lambda: next(host.cache(config, SOMEBODY, "nobody")).level is OK, "the rule")
+        (found,) = host.cache(config, SOMEBODY)
+        assert found.level is PROBLEM, "root"
 
 
 def test_cache_in_redis(tmp_path):
