@@ -32,7 +32,7 @@ QUICK, SLOW, GRACE = 2.0, 0.5, 0.5
 MEMORY = 5_000_000
 # What may be computed before a certificate is verified, DNS included: seconds of CPU, or on a slow
 # machine so many times what an honest lookup takes.
-CPU, HONEST = 0.01, 7
+CPU, HONEST = 0.01, 9
 PROCESSES = 3
 
 Measured = tuple[Result, float, float, int]
