@@ -32,7 +32,7 @@ _MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 class PostgresSettings:
     """How PostgreSQL is reached.
 
-    `name`: how messages call it, `host:port/database`.
+    `name`: how messages call it, `host:port/database` or `service NAME`.
     `max_connections`: at once.
     `command_timeout`: seconds to wait for a connection that is free, and for an answer.
     `prepared_statements`: whether the server is to remember statements; PgBouncer may not bear it.
@@ -89,7 +89,7 @@ def _several(one: Kind, what: str) -> Kind:
 
     def several(value: object) -> str:
         if isinstance(value, str):
-            value = value.split(",")
+            value = [item.strip() for item in value.split(",")]
         found = value if isinstance(value, list | tuple) else [value]
         try:
             return ",".join(str(one(item)) for item in found)
@@ -122,7 +122,12 @@ def _settings(value: object) -> dict[str, str]:
     for name in value:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", str(name)):
             raise ValueError(allowed)
-    return {str(name): kind.text(one) for name, one in value.items()}
+    # YAML reads on and off as truth values.
+    words = {True: "on", False: "off"}
+    return {
+        str(name): words[one] if isinstance(one, bool) else kind.text(one)
+        for name, one in value.items()
+    }
 
 
 _OURS: dict[str, Kind] = {
@@ -288,6 +293,9 @@ def _check_hosts(values: dict[str, Any], sources: dict[str, str]) -> None:
 
 
 def _name(values: Mapping[str, Any]) -> str:
+    if "service" in values and "host" not in values:
+        # It says where.
+        return f"service {values['service']}"
     hosts = values.get("host", "").split(",")
     ports = values.get("port", "").split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports

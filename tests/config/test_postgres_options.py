@@ -47,6 +47,10 @@ FULL = {"host": "h", "port": "7", "user": "u", "password": "p", "database": "d"}
          {"host": "a,b", "target_session_attrs": "any"}, "a list, and what the file wants"),
         ({"host": "a,b", "port": [1, 2]},
          {"host": "a,b", "port": "1,2", "target_session_attrs": "read-write"}, "libpq's list"),
+        ({"host": "a, b", "port": "1, 2"},
+         {"host": "a,b", "port": "1,2", "target_session_attrs": "read-write"}, "with spaces"),
+        ({"server_settings": {"jit": False, "a.b": True}},
+         {"options": "-c jit=off -c a.b=on"}, "YAML reads a truth value"),
         ({"ssl": True}, {"sslmode": "verify-full"}, "asyncpg: verified"),
         ({"ssl": False}, {"sslmode": "disable"}, "asyncpg: none"),
         ({"ssl": "require"}, {"sslmode": "require"}, "asyncpg: a mode"),
@@ -71,6 +75,8 @@ def test_keywords(options, keywords, why):
         ({"dsn": "postgresql://u:p@h:7/d"}, "h:7/d"),
         ({"host": ["a", "::1"], "database": "d"}, "a:5432,[::1]:5432/d"),
         ({"host": "/run/postgresql"}, "/run/postgresql:5432"),
+        ({"service": "mail"}, "service mail"),
+        ({"service": "mail", "host": "h"}, "h:5432"),
     ],
 )
 def test_how_messages_call_it(options, name):
