@@ -134,14 +134,15 @@ def _answered(config: Config, request: Request) -> Iterator[Item]:
     cache = config.cache
     if not isinstance(cache, InternalCache) and not os.path.exists(getattr(cache, "filename", "/")):
         raise Unreachable(f"{getattr(cache, 'filename', '')}: there is no such database yet")
-    store = open_store(cache)
+    changes = request.command in (Command.FORGET, Command.REFRESH)
+    store = open_store(cache, to_read=not changes)
     try:
         proxy = from_environment(os.environ, config.https_proxy, config.no_proxy)
         resolver = Resolver(config.default_zone.timeout, proxy=proxy)
         proactive = config.proactive
         times = RenewalTimes(config.cache_grace, proactive.interval, proactive.grace_ratio)
         yield from Direct(store, resolver, times).answer(request)
-        if request.command in (Command.FORGET, Command.REFRESH):
+        if changes:
             grace = f"{config.cache_grace:g}"
             complain(f"{PROG}: running daemons notice it within cache_grace, {grace} s ({why})")
     finally:

@@ -49,7 +49,7 @@ def _stored(cache: CacheSettings, stack: ExitStack) -> Cached | None:
     if isinstance(cache, SqliteCache) and not os.path.exists(cache.filename):
         return None
     try:
-        store = open_store(cache)
+        store = open_store(cache, to_read=True)
     except StoreError as error:
         return partial(_unreadable, str(error))
     stack.callback(store.close)

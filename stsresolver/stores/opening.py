@@ -37,11 +37,14 @@ def open_cache(settings: CacheSettings, grace: float) -> Cache:
     return LayeredStore(memory, open_store(settings), grace=grace)
 
 
-def open_store(settings: SqliteCache | SharedCache) -> Store:
-    """Open the store that outlives the process."""
+def open_store(settings: SqliteCache | SharedCache, *, to_read: bool = False) -> Store:
+    """Open the store that outlives the process.
+
+    `to_read`: make no tables in a server, where a store without them is empty.
+    """
     if isinstance(settings, SqliteCache):
         return SqliteStore(settings.filename, threads=settings.threads, timeout=settings.timeout)
-    return _open_server(settings)
+    return _open_server(settings, to_read=to_read)
 
 
 def look(settings: SharedCache) -> None:
@@ -53,13 +56,13 @@ def look(settings: SharedCache) -> None:
         store.close()
 
 
-def _open_server(settings: SharedCache) -> _Server:
+def _open_server(settings: SharedCache, *, to_read: bool = False) -> _Server:
     try:
         # An extra may be missing where nobody wants its server.
         if isinstance(settings, PostgresCache):
             from .postgres import PostgresStore  # noqa: PLC0415
 
-            return PostgresStore(settings.postgres)
+            return PostgresStore(settings.postgres, to_read=to_read)
         from .redis import RedisStore  # noqa: PLC0415
 
         return RedisStore(settings.redis)

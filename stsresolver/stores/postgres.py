@@ -137,10 +137,13 @@ class PostgresStore:
     Nothing is connected before it is needed, so a server that is away can be used later. An
     operation is tried a second time where its connection was closed. Make a store after the last
     fork.
+
+    `to_read`: make no tables. Without them there is nothing to read.
     """
 
-    def __init__(self, settings: PostgresSettings) -> None:
-        self._pool = Pool(settings, self._migrate)
+    def __init__(self, settings: PostgresSettings, *, to_read: bool = False) -> None:
+        self._pool = Pool(settings, self._find if to_read else self._migrate)
+        self._is_absent = False
 
     def get(self, domain: str) -> Entry | None:
         """Return the entry of `domain`."""
@@ -213,7 +216,11 @@ class PostgresStore:
         self._pool.close()
 
     def _rows(self, query: str, values: Any) -> list[Any]:
-        return self._pool.run(lambda connection: connection.execute(query, values).fetchall())
+        return self._pool.run(
+            lambda connection: (
+                [] if self._is_absent else connection.execute(query, values).fetchall()
+            )
+        )
 
     def _write(self, statement: str, values: Any) -> int:
         """Execute a statement, which is a transaction by itself; return how many rows changed."""
@@ -259,6 +266,9 @@ class PostgresStore:
                 " one, or name another database"
             )
         return version
+
+    def _find(self, connection: Connection) -> None:
+        self._is_absent = self._made(connection) == 0
 
     def _migrate(self, connection: Connection) -> None:
         """Bring the tables up to date, and fill new ones with what the older daemon knew."""

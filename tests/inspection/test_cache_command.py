@@ -20,6 +20,7 @@ import pytest
 
 from stsresolver import query
 from stsresolver.cache.memory import MemoryStore
+from stsresolver.config.postgres_options import postgres_settings
 from stsresolver.control.commands import Commands
 from stsresolver.control.messages import Command, Request
 from stsresolver.control.server import MODE, ControlServer
@@ -31,6 +32,7 @@ from stsresolver.socketmap.listeners import listen_unix
 from stsresolver.stores.sqlite import SqliteStore
 from tests.support.inspections import entry as made
 from tests.support.inspections import policy
+from tests.support.postgres_server import PostgresServer
 
 ROOT = Path(__file__).parent.parent.parent
 NO_RECORD = NoPolicy(Cause.NO_RECORD, ttl=1800)
@@ -155,6 +157,29 @@ def test_list_of_a_running_daemon(daemon, printed):
 
 def test_list_of_a_store(store, printed):
     assert printed("list") == (0, TABLE, "")
+
+
+def test_in_postgresql(tmp_path, config, printed):
+    """Whoever only looks makes no tables: the daemon may be another user there."""
+    from stsresolver.stores.postgres import PostgresStore
+
+    with contextlib.closing(PostgresServer(tmp_path / "postgres")) as server:
+        config.write_text(f"cache: {{type: postgres, options: {server.options}}}\n")
+        nothing = "".join(TABLE.partition("\n")[:2])
+        assert printed("list") == (0, nothing, "")
+        assert printed("show", "a.example")[0] == 1
+        tables = "SELECT 1 FROM pg_tables WHERE schemaname = 'public'"
+        assert server.admin(tables) == []
+        with contextlib.closing(PostgresStore(postgres_settings(server.options)[0])) as store:
+            for one in entries():
+                store.put(one, time.time())
+            assert printed("list") == (0, TABLE, "")
+            assert printed("forget", "--yes", "a.example")[0] == 0
+            assert store.get("a.example") is None
+        assert printed("list")[1] == TABLE.replace(TABLE.splitlines(True)[1], "")
+    status, _, errors = printed("list")
+    assert status == 69
+    assert "Connection refused" in errors
 
 
 def test_list_as_json(daemon, printed):

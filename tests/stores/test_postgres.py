@@ -156,6 +156,18 @@ class TestTables:
             assert [one.domain for one in reader.due(NOW, 2)] == ["b.example"]
             assert reader.due(NOW, 1) == []
 
+    def test_who_only_reads_makes_none(self, options, sql):
+        tables = "SELECT to_regclass('stsresolver_policy') IS NOT NULL"
+        with contextlib.closing(PostgresStore(postgres_settings(options)[0], to_read=True)) as one:
+            assert one.get("example.com") is None
+            assert list(one.scan(10)) == []
+            assert sql(tables) == [(False,)]
+        with contextlib.closing(opened(options)) as store:
+            store.put(entry(), NOW)
+        with contextlib.closing(PostgresStore(postgres_settings(options)[0], to_read=True)) as one:
+            assert one.get("example.com") == entry()
+            assert list(one.scan(10)) == [[entry()]]
+
     def test_they_are_made_again(self, store, server, schema):
         store.put(entry(), NOW)
         server.admin(f"DROP SCHEMA {schema} CASCADE", f"CREATE SCHEMA {schema}")
