@@ -43,8 +43,8 @@ EVERY = 10.0
 # Seconds of which it is said how much was asked lately.
 _LATELY = 60.0
 # Entries in a step, and seconds between two steps.
-_STEP = 500
-_PAUSE = 0.001
+_STEP = 200
+_PAUSE = 0.0005
 
 
 class Parts(Protocol):
