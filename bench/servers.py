@@ -218,8 +218,8 @@ class Running:
         """The children's part of it."""
         return sum(status(pid, field) for pid in family(self.pid)[1:]) if self.pid else None
 
-    def wait_idle(self) -> None:
-        """Until it has used no CPU for half a second; TimeoutError after ten."""
+    def wait_idle(self, within: float = 10) -> None:
+        """Until it has used no CPU for half a second; TimeoutError after `within` seconds."""
         seen, since = self.cpu_seconds(), time.monotonic()
 
         def quiet() -> bool:
@@ -229,7 +229,7 @@ class Running:
                 seen, since = now, time.monotonic()
             return time.monotonic() - since > 0.5
 
-        wait_until(quiet, 10, f"{self.server.name} idle", every=0.02)
+        wait_until(quiet, within, f"{self.server.name} idle", every=0.02)
 
 
 def status(pid: int, field: str) -> int:
