@@ -18,7 +18,6 @@ import signal
 import socket
 import sys
 import threading
-from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -316,16 +315,17 @@ def _serve_pages(
     probes: Sequence[str] = ()
     if config.metrics is not None:
         # The extra may be missing where nobody wants metrics.
-        from .monitoring.metrics import PROBES, pages  # noqa: PLC0415
+        from .monitoring import metrics  # noqa: PLC0415
 
-        made["metrics"], probes = pages(service, config.cache), PROBES
+        made["metrics"], probes = metrics.pages(service, config.cache), metrics.PROBES
     if config.status is not None:
         reader = Reader(service, config.cache, source)
         reader.history.start()
         cleanup.callback(reader.history.stop)
         made["status"] = StatusPages(reader, config.status.hosts).pages()
     for one, kinds in sockets:
-        server = PageServer(one, dict(ChainMap(*(dict(made[kind]) for kind in kinds))), probes)
+        pages = {path: make for kind in kinds for path, make in made[kind].items()}
+        server = PageServer(one, pages, probes)
         server.start()
         cleanup.callback(server.close)
         for kind in kinds:

@@ -273,7 +273,7 @@ def _entry(found: Detail) -> list[Html]:
         ("Mode", str(entry.policy.mode)),
         ("Fetched", _ago(entry.fetched, found.now)),
         ("Checked", _ago(entry.checked, found.now)),
-        ("Mail asked", time.strftime("%Y-%m-%d", time.gmtime(min(entry.asked, 1e11)))),
+        ("Mail asked", _when(entry.asked, "%Y-%m-%d")),
         ("Ends", _ahead(entry.end, found.now)),
         ("Due", _ahead(entry.due, found.now)),
     ]
@@ -393,8 +393,9 @@ def _sentence(one: Trouble, now: float) -> str:
     return f"{one.what[0].upper()}{one.what[1:]} ({one.why}){end}."
 
 
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(max(seconds, 0.0), 1e11)))
+def _when(seconds: float, form: str = "%Y-%m-%d %H:%M UTC") -> str:
+    """Return a time; one that no calendar has becomes the nearest that it has."""
+    return time.strftime(form, time.gmtime(min(max(seconds, 0.0), 1e11)))
 
 
 def _ago(seconds: float, now: float) -> str:

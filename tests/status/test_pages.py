@@ -165,6 +165,16 @@ def test_a_domain(watch):
     assert [one["exempt"] for one in found["told"]] == [None, None, ".b.example"]
 
 
+@pytest.mark.parametrize("when", [0.0, -1e300, 1e300, -5.0])
+def test_times_that_no_calendar_has(watch, when):
+    watched = watch()
+    now_entry(watched, "a.example", asked=when, checked=when, due=when, failed=when, failure="x")
+    for path in ("/status", "/status/domains", "/status/domain?name=a.example"):
+        page(watched, path)
+    for path in ("/status.json", "/status/domains.json", "/status/domain.json?name=a.example"):
+        assert obj(watched, path)
+
+
 def test_a_domain_that_only_the_store_has(watch, tmp_path):
     watched = watch(store(tmp_path))
     made = now_entry(watched, "a.example")
