@@ -113,6 +113,10 @@ class LayeredStore:
             return known
         return self._try(self._reading, lambda: self._later(domain, known, now, asked), known)
 
+    def look(self, domain: str) -> Entry | None:
+        """Return what the store has, for somebody who only looks. Raise `StoreError`."""
+        return self._store.get(domain)
+
     def put(self, entry: Entry, now: float, *, asked: bool = True) -> None:
         """Keep `entry` in both; in memory only in the place of another, if mail did not ask."""
         if asked:

@@ -139,6 +139,7 @@ def parse(text: bytes | str, name: str) -> Config:
         if key in values:
             at = replace(root, key=key, line=root.problems.lines[key])
             at.wrong("listen says where to listen already; remove this key, or listen")
+    _check_pages(root, values.get("metrics"), values.get("status"))
     root.problems.check()
     proactive = values.pop("proactive_policy_fetching", ProactiveSettings())
     warnings, lines = tuple(root.problems.warnings), root.problems.lines
@@ -210,6 +211,27 @@ def _control(entry: Item) -> ControlSettings | None:
         entry.wrong("path is missing: the name of the socket")
         return None
     return ControlSettings(**values)
+
+
+def _check_pages(
+    root: Item, metrics: MetricsSettings | None, status: StatusSettings | None
+) -> None:
+    """Refuse two places for pages of which only one could be had."""
+    if metrics is None or status is None:
+        return
+    key = sentence = ""
+    if metrics.path is not None and metrics.path == status.path and metrics.mode != status.mode:
+        key, sentence = "mode", "is another one than that of metrics, whose socket this is"
+    elif (
+        metrics.path is None
+        and status.path is None
+        and metrics.host != status.host
+        and (metrics.port == status.port != 0)
+    ):
+        key, sentence = "port", "is that of metrics: give both the same host, or another port"
+    if key:
+        place = f"status.{key}" if f"status.{key}" in root.problems.lines else "status"
+        replace(root, key=place, line=root.problems.lines[place]).wrong(sentence)
 
 
 def _pages(entry: Item, make: Callable[..., T], more: Mapping[str, Rule] | None = None) -> T | None:

@@ -162,8 +162,12 @@ def hosts(entry: Item) -> tuple[str, ...]:
         raise Refused(allowed)
 
     def one(item: Item) -> str:
+        name = item.value if isinstance(item.value, str) else ""
+        # An intranet's names may have one label.
+        if re.fullmatch("[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", name):
+            return name.lower()
         try:
-            return a_labels(item.value if isinstance(item.value, str) else "")
+            return a_labels(name)
         except ValueError:
             raise Refused(allowed) from None
 

@@ -43,11 +43,11 @@ class Request:
     """What is asked for besides the path.
 
     `query`: what stands behind the first `?`, as it was sent.
-    `host`: the header Host, "" without one.
+    `host`: the header Host, None without one.
     """
 
     query: str
-    host: str
+    host: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not self.server.may_have(self.request, path):
             return Page(b"Others are asking for it.\n", HTTPStatus.SERVICE_UNAVAILABLE)
         try:
-            return make(Request(query, self.headers.get("Host", "")))
+            return make(Request(query, self.headers.get("Host")))
         except Exception:
             log.exception("internal error while serving %.100a", self.path)
             return Page(b"The log says what is wrong.\n", HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -62,7 +62,8 @@ class EventLog:
         self._limiter = RateLimiter[tuple[str, str]](_LINES, _HOUR, _MAX_STATES, clock)
         self._exempt = RateLimiter[str](1, _DAY, _MAX_STATES, clock)
         # What was said last in place of an answer, by zone and next hop.
-        self._observed: MutableMapping[tuple[str, str], str] = cachetools.LRUCache(_MAX_STATES)
+        self._observed: cachetools.LRUCache[tuple[str, str], str]
+        self._observed = cachetools.LRUCache(_MAX_STATES)
 
     def failed(
         self,
@@ -163,7 +164,9 @@ class EventLog:
     def all_observed(self) -> list[Observed]:
         """Return what zones that observe would have answered, by zone and next hop."""
         with self._lock:
-            found = list(self._observed.items())
+            table = self._observed
+            # LRUCache's own way to read would make them all used.
+            found = [(where, cachetools.Cache.__getitem__(table, where)) for where in table]
         return sorted(Observed(*where, answer) for where, answer in found)
 
     def dane(self, key: Key, verdict: Verdict, why: str, *, first: bool) -> None:

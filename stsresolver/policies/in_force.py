@@ -237,11 +237,21 @@ class Policies:
 
     def known(self, domain: str) -> tuple[Entry | None, list[tuple[Key, Miss]]]:
         """Return what is stored of a domain, and which lookups of it gave no policy."""
-        return self._store.get(domain), self.misses(domain)
+        misses = [one for one in self._misses.scan() if one[0][0] == domain]
+        return self._store.get(domain), misses
 
-    def misses(self, domain: str) -> list[tuple[Key, Miss]]:
-        """Return which lookups of a domain gave no policy."""
-        return [one for one in self._misses.scan() if one[0][0] == domain]
+    def seen(self, domain: str, timeout: float) -> tuple[Miss, InForce | None] | None:
+        """Return the last lookup that gave no policy, for somebody who only looks.
+
+        And what follows from it for a domain without an entry, None if it is not believed any more.
+        """
+        miss = self._misses.look_at((domain, timeout))
+        if miss is None:
+            return None
+        now = self._now()
+        faults = self._faults(self._store.unread_since, now)
+        answer = decision.cached(Known(domain, miss=miss, faults=faults), now)
+        return miss, None if answer is None else _in_force(answer, self.changes)
 
     def all_known(self) -> tuple[Iterator[list[Entry]], list[tuple[Key, Miss]]]:
         """Return all that is stored, in parts, and all lookups that gave no policy."""
@@ -413,11 +423,15 @@ class Policies:
                 self._events.failed(key, result, entry, lapsed)
                 if lapsed is not None:
                     self.setbacks.note(key[0], self._clock.time(), lapsed, None, str(result))
+                if entry is not None:
+                    by_record = result.cause.by_record
+                    self.setbacks.note_failing(key[0], self._clock.time(), by_record=by_record)
             case TellUnknown(result, fault):
                 self._outages.begin(fault, self._clock.monotonic(), str(result))
                 self._events.unknown(key, result, fault)
             case TellWorks(by_record):
                 self._events.works(key, by_record=by_record)
+                self.setbacks.note_working(key[0], by_record=by_record)
             case TellChanged(before, policy, again):
                 self._events.changed(key[0], before, policy, again=again)
                 self.setbacks.note(key[0], self._clock.time(), before, policy.mode)

@@ -24,7 +24,7 @@ class NegativeCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._misses: MutableMapping[Key, Miss] = cachetools.LRUCache(_MAX_MISSES)
+        self._misses: cachetools.LRUCache[Key, Miss] = cachetools.LRUCache(_MAX_MISSES)
         # The oldest first.
         self._pauses: MutableMapping[Key, tuple[Pause, ...]] = cachetools.LRUCache(_MAX_MISSES)
 
@@ -32,6 +32,13 @@ class NegativeCache:
         """Return the last miss, old ones included."""
         with self._lock:
             return self._misses.get(key)
+
+    def look_at(self, key: Key) -> Miss | None:
+        """Return the last miss, which does not count as used by that."""
+        with self._lock:
+            # LRUCache's own way to read puts what it reads in front.
+            known = key in self._misses
+            return cachetools.Cache.__getitem__(self._misses, key) if known else None
 
     def remember(self, key: Key, miss: Miss | None) -> None:
         """Keep a miss in place of the last one; None forgets that, since a policy was found."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..cache.entry import Entry
 from ..inspection.as_json import entry_fields, when
 from ..lookup.messages import STEPS
 from .domains import Trouble
-from .state import Detail, Listing, Overview
+from .state import MOST, Detail, Listing, Overview
 
 
 def overview(found: Overview) -> bytes:
@@ -30,12 +31,15 @@ def overview(found: Overview) -> bytes:
             },
             "problems": list(found.problems),
             "faults": {one.name.lower(): round(last, 1) for one, last in found.faults.items()},
-            "troubles": [_trouble(one) for one in found.troubles],
+            "troubles": {
+                "number": len(found.troubles),
+                "first": [_trouble(one) for one in found.troubles[:MOST]],
+            },
             "requests": {
                 "total": found.total,
-                "from_memory": found.ready,
+                "repeated": found.ready,
                 "lately": found.lately,
-                "lately_from_memory": found.lately_ready,
+                "lately_repeated": found.lately_ready,
                 "lately_seconds": round(found.lately_for, 1),
                 "zones": {
                     zone: {outcome.value: count for outcome, count in of.items()}
@@ -80,7 +84,10 @@ def overview(found: Overview) -> bytes:
                 "last_round": when(found.seen),
                 "looked_at": found.looked_at,
             },
-            "observed": [one._asdict() for one in found.observed],
+            "observed": {
+                "number": len(found.observed),
+                "first": [one._asdict() for one in found.observed[:MOST]],
+            },
         }
     )
 
@@ -105,20 +112,28 @@ def detail(found: Detail) -> bytes:
         {
             "domain": found.domain,
             "in_memory": found.held,
-            "entry": None if entry is None else {**entry_fields(entry), "text": entry.policy.body},
+            "store_failure": found.unread or None,
+            "entry": None if entry is None else _entry(entry),
             "told": [
                 {
                     "zone": one.zone,
-                    "answer": one.answer,
-                    "would_be": one.would_be or one.answer,
+                    "answer": one.answer or None,
+                    "would_be": one.would_be or one.answer or None,
                     "exempt": one.exempt or None,
                 }
                 for one in found.told
             ],
             "trouble": None if found.trouble is None else _trouble(found.trouble),
-            "misses": [{"text": text, "seconds": round(left, 1)} for text, left in found.misses],
+            "misses": [
+                {"zone": one.zone, "text": one.text, "believed_seconds": round(one.left, 1)}
+                for one in found.misses
+            ],
         }
     )
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {**entry_fields(entry), "asked": when(entry.asked), "text": entry.policy.body}
 
 
 def _trouble(one: Trouble) -> dict[str, Any]:
@@ -129,6 +144,11 @@ def _trouble(one: Trouble) -> dict[str, Any]:
         "since": None if one.since is None else when(one.since),
         "end": None if one.end is None else when(one.end),
     }
+
+
+def problem(text: str) -> bytes:
+    """Return what is wrong with a request."""
+    return _line({"error": text})
 
 
 def _line(found: dict[str, Any]) -> bytes:

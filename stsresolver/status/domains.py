@@ -5,7 +5,7 @@ Pure: entries, zones and the time (wall-clock seconds) come in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..cache.entry import Entry
@@ -25,7 +25,8 @@ Zones = Mapping[str, tuple[Zone, frozenset[str]]]
 class Told:
     """What Postfix is told of a domain in a zone.
 
-    `answer`: the reply. `would_be`: were it not for an exemption or a zone that observes, "" where
+    `answer`: the reply, "" where it is looked up first.
+    `would_be`: the reply without an exemption, and in a zone that observes without that, "" where
     these change nothing. `exempt`: the entry that exempts the domain, "" where none does.
     """
 
@@ -39,8 +40,8 @@ class Told:
 class Trouble:
     """A domain that needs somebody.
 
-    `what`: in a few words. `why`: the cause, as the log gives it. `since`, `end`: when it began,
-    and when the policy in force ends; None where nobody knows, or none is in force.
+    `what`: in a few words. `why`: the cause, as the log gives it. `since`: when it began, or when
+    this daemon noticed. `end`: when the policy in force ends, None where none is.
     """
 
     domain: str
@@ -59,23 +60,27 @@ def told(
     domain: str,
     entry: Entry | None,
     zones: Zones,
-    unknown: Mapping[str, Fault],
+    missed: Mapping[str, Fault | None],
     dane: Mapping[str, DaneState | None],
     now: float,
 ) -> list[Told]:
     """Return what Postfix is told in each zone, by what is known now.
 
-    `unknown`: for which fault mail waits, by zone. `dane`: the states known of the domain as a next
-    hop, by zone.
+    `missed`: zones in which a lookup gave no policy and is believed, and the fault for which mail
+    waits.
+    `dane`: the states known of the domain as a next hop, by zone.
     """
     policy = entry.policy if entry is not None and in_force(entry, now) else None
     found = []
     for name, (zone, exempt) in zones.items():
-        reply = answer(policy, domain, zone)
-        state = dane.get(name)
-        if zone.dane and state is not None and reply.startswith(b"OK "):
-            reply = WITH_DANE[state.verdict][0] if state.verdict in WITH_DANE else reply
-        text = f"TEMP {unknown[name].value}" if name in unknown else reply.decode()
+        text = answer(policy, domain, zone).decode()
+        if policy is None:
+            fault = missed.get(name)
+            text = text if name in missed else ""
+            text = f"TEMP {fault.value}" if fault else text
+        elif zone.dane and text.startswith("OK "):
+            state = dane.get(name)
+            text = "" if state is None else _with_dane(state, text)
         by = exempted_by(domain, exempt) or ""
         passed_over = text != "NOTFOUND " and (by or zone.observe)
         shown = "NOTFOUND " if passed_over else text
@@ -83,21 +88,26 @@ def told(
     return found
 
 
-def failing(entry: Entry, now: float) -> Trouble | None:
-    """Return the trouble of a domain whose policy cannot be renewed, or has ended; None without."""
+def _with_dane(state: DaneState, otherwise: str) -> str:
+    return WITH_DANE[state.verdict][0].decode() if state.verdict in WITH_DANE else otherwise
+
+
+def failing(entry: Entry, since: float | None, now: float) -> Trouble | None:
+    """Return the trouble of a domain whose policy cannot be renewed, or has ended; None without.
+
+    `since`: when that began, None if it is not known. A policy that nobody tried to renew has ended
+    because no mail went there, which needs nobody.
+    """
     mode = entry.policy.mode
-    if mode is Mode.NONE:
+    # A max_age of 0 is a policy that its owner has withdrawn (RFC 8461 §8.3).
+    if mode is Mode.NONE or not entry.failed or entry.policy.max_age == 0:
         return None
+    why = entry.failure or "unknown"
     if not in_force(entry, now):
-        if entry.policy.max_age == 0:
-            # Withdrawn by its owner (RFC 8461 §8.3).
-            return None
-        why = entry.failure or "it was not renewed"
         return Trouble(entry.domain, f"policy expired: {mode}", why, entry.end)
-    if not entry.failed:
-        return None
-    what = f"policy in force cannot be renewed: {mode}"
-    return Trouble(entry.domain, what, entry.failure or "unknown", entry.failed, entry.end)
+    began = entry.failed if since is None else since
+    what = f"policy in force could not be renewed: {mode}"
+    return Trouble(entry.domain, what, why, began, entry.end)
 
 
 def setback(one: Setback) -> Trouble:
@@ -108,11 +118,23 @@ def setback(one: Setback) -> Trouble:
     return Trouble(one.domain, text, "its owner has published another one", one.at)
 
 
-def troubles(entries: Iterable[Entry], setbacks: Iterable[Setback], now: float) -> list[Trouble]:
-    """Return all troubles, one a domain: those first whose policy ends first."""
-    found = {one.domain: setback(one) for one in setbacks}
+def troubles(
+    entries: Iterable[Entry],
+    setbacks: Iterable[tuple[Setback, Entry | None]],
+    since: Callable[[str], float | None],
+    now: float,
+) -> list[Trouble]:
+    """Return all troubles, one a domain: those first whose policy ends first.
+
+    `setbacks`: each with what is known of its domain now: another daemon may have renewed it.
+    `since`: when a domain's trouble began.
+    """
+    found = {}
+    for one, known in setbacks:
+        if known is None or not in_force(known, now) or not one.is_over(known.policy.mode):
+            found[one.domain] = setback(one)
     for entry in entries:
-        trouble = failing(entry, now)
+        trouble = failing(entry, since(entry.domain), now)
         if trouble is not None:
             found[entry.domain] = trouble
         elif (

@@ -38,8 +38,8 @@ th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0;
   tr { border-bottom: 1px solid var(--line); padding: .3rem 0; }
   th, td { border: 0; padding: 0; overflow-wrap: anywhere; }
   td { display: grid; grid-template-columns: 7.5rem 1fr; text-align: left; }
-  td::before { content: attr(data-head); opacity: .8; }
-  td:empty { display: none; }
+  td::before { content: attr(data-head); content: attr(data-head) / ""; opacity: .8; }
+  .number { text-align: left; }
 }
 .bad { color: var(--bad); font-weight: 600; }
 .good { color: var(--good); font-weight: 600; }
@@ -55,6 +55,8 @@ POLICY = (
     f"default-src 'none'; style-src 'sha256-{_HASH}'; form-action 'self'; base-uri 'none';"
     " frame-ancestors 'none'"
 )
+# Characters of a text that are shown; a line of a policy can be longer.
+_LONGEST = 2000
 # Domains shown of each kind of trouble; `/status.json` has all.
 _MOST = 200
 
@@ -92,8 +94,12 @@ def detail(found: Detail) -> bytes:
         parts.append(_tag("p", _text(_sentence(found.trouble, found.now)), "bad"))
     parts += [*_entry(found), _told(found)]
     if found.misses:
-        rows = [(text, f"for {span(left)}") for text, left in found.misses]
-        parts.append(_section("Not found", [_table("", ("Lookup", "Not repeated"), rows)]))
+        rows = [
+            (one.zone, one.text, f"for {span(one.left)}" if one.left else "no more")
+            for one in found.misses
+        ]
+        heads = ("Zone", "The last lookup", "Believed")
+        parts.append(_section("Not found", [_table("", heads, rows)]))
     return _page(found.domain, parts)
 
 
@@ -107,7 +113,8 @@ def problem(title: str, text: str) -> bytes:
 
 def _summary(found: Overview) -> Html:
     lines = []
-    if not found.problems and not found.faults and not found.troubles:
+    well = all(found.store.ways.values())
+    if well and not (found.problems or found.faults or found.troubles or found.kept):
         lines.append(_tag("p", _text("All is well: nobody has to do anything."), "good"))
     lines += [_tag("p", _text(f"Problem: {one}."), "bad") for one in found.problems]
     lines += [
@@ -150,13 +157,11 @@ def _requests(found: Overview) -> Html:
         (zone, *(_number({one.value: n for one, n in of.items()}[outcome]) for outcome in outcomes))
         for zone, of in found.zones.items()
     ]
+    total = _share(found.ready, found.total)
     parts = [
-        _tag(
-            "p",
-            _text(f"{found.lately:,} within {span(found.lately_for)}{lately}."),
-        ),
-        _tag("p", _text(f"{found.total:,} since the start{_share(found.ready, found.total)}.")),
-        _tag("p", _text(f"{found.connections:,} connections of Postfix are open.")),
+        _tag("p", _text(f"Within {span(found.lately_for)}: {found.lately:,}{lately}.")),
+        _tag("p", _text(f"Since the start: {found.total:,}{total}.")),
+        _tag("p", _text(f"Open connections of Postfix: {found.connections:,}.")),
     ]
     if outcomes:
         heads = ("Zone", *(one.replace("_", " ") for one in outcomes))
@@ -165,7 +170,7 @@ def _requests(found: Overview) -> Html:
 
 
 def _share(some: int, of: int) -> str:
-    return f", {some / of:.0%} of them from memory" if of else ""
+    return f", {some / of:.0%} of them repeated without a look" if of else ""
 
 
 def _lookups(found: Overview) -> Html:
@@ -211,8 +216,8 @@ def _store(found: Overview) -> Html:
             parts.append(_tag("p", _text(f"It cannot be used to {way} now."), "bad"))
     if store.unread_for is not None:
         parts.append(_tag("p", _text(f"It cannot be read for {span(store.unread_for)}."), "bad"))
-    text = f"{store.memory:,} policies in memory ({modes} in force)"
-    parts.append(_tag("p", _text(f"{text}, and room for {store.memory_size:,}.")))
+    text = f"Policies in memory: {store.memory:,} ({modes} in force), with room for"
+    parts.append(_tag("p", _text(f"{text} {store.memory_size:,}.")))
     return _section("Store", parts)
 
 
@@ -227,7 +232,7 @@ def _observed(found: Overview) -> Html:
 
 
 def _policies(found: Listing, now: float) -> Html:
-    value = html.escape(found.query, quote=True)
+    value = _text(found.query)
     form = Html(
         '<form action="/status/domains" method="get" role="search">'
         '<label for="q">Domain contains</label>'
@@ -266,20 +271,24 @@ def _entry(found: Detail) -> list[Html]:
     entry = found.entry
     if entry is None:
         text = "Neither memory nor the store has a policy of this domain."
-        return [_tag("p", _text(text))]
+        if found.unread:
+            text = f"Memory has no policy of this domain. The store cannot be read: {found.unread}."
+        return [_tag("p", _text(text), "bad" if found.unread else "")]
     where = "In memory." if found.held else "Not in memory: this is what the store has."
     rows = [
         ("Policy id", entry.id),
         ("Mode", str(entry.policy.mode)),
         ("Fetched", _ago(entry.fetched, found.now)),
         ("Checked", _ago(entry.checked, found.now)),
-        ("Mail asked", _when(entry.asked, "%Y-%m-%d")),
+        ("Mail asked", _when(entry.asked, "%Y-%m-%d") if entry.asked > 0 else "never"),
         ("Ends", _ahead(entry.end, found.now)),
-        ("Due", _ahead(entry.due, found.now)),
     ]
+    if not entry.is_over:
+        rows.append(("Due", _ahead(entry.due, found.now)))
     if entry.failed:
         rows.append(("Failed", f"{_ago(entry.failed, found.now)}: {entry.failure}"))
-    text = Html(f"<pre>{html.escape(entry.policy.body)}</pre>")
+    lines = "\n".join(_text(line) for line in entry.policy.body.split("\n"))
+    text = Html(f"<pre>{lines}</pre>")
     return [
         _tag("p", _text(where)),
         _section("What is kept", [_table("", ("What", "Value"), rows)]),
@@ -288,15 +297,12 @@ def _entry(found: Detail) -> list[Html]:
 
 
 def _told(found: Detail) -> Html:
-    if found.entry is None and not found.misses:
-        text = "It is looked up when mail asks for it."
-        return _section("What Postfix is told", [_tag("p", _text(text))])
     rows = []
     for one in found.told:
         more = f"would be: {one.would_be}" if one.would_be else ""
         if one.exempt:
             more = f"exempt by {one.exempt}; {more}" if more else f"exempt by {one.exempt}"
-        rows.append((one.zone, one.answer, more))
+        rows.append((one.zone, one.answer or "It is looked up when mail asks.", more))
     return _section("What Postfix is told", [_table("", ("Zone", "Answer", "Besides"), rows)])
 
 
@@ -304,13 +310,13 @@ def _told(found: Detail) -> Html:
 
 
 def _page(title: str, parts: Iterable[Html]) -> bytes:
-    head = html.escape(title)
+    head = _text(title)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{head}</title><style>{_STYLE}</style></head>\n"
         f"<body><main><h1>{head}</h1>\n{_join(parts)}</main></body></html>\n"
-    ).encode()
+    ).encode(errors="backslashreplace")
 
 
 def _section(title: str, parts: Iterable[Html]) -> Html:
@@ -363,7 +369,14 @@ def _cell(head: str, content: str) -> str:
 
 
 def _text(content: str) -> Html:
-    return content if isinstance(content, Html) else Html(html.escape(content))
+    """Return a text as HTML; what cannot be printed is escaped as Python does it."""
+    if isinstance(content, Html):
+        return content
+    if len(content) > _LONGEST:
+        content = content[:_LONGEST] + "…"
+    if not content.isprintable():
+        content = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in content)
+    return Html(html.escape(content))
 
 
 def _tag(name: str, content: Html, kind: str = "") -> Html:

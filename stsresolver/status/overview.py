@@ -18,7 +18,7 @@ from typing import Protocol
 from ..cache.entry import Entry
 from ..cache.layered import LayeredStore
 from ..cache.memory import MemoryStore
-from ..cache.store import Cache
+from ..cache.store import Cache, StoreError
 from ..config.settings import CacheSettings
 from ..lookup.client import Ending
 from ..lookup.pool import ResolverPool
@@ -27,16 +27,16 @@ from ..mta_sts.next_hop import parse_next_hop
 from ..mta_sts.policy import Mode
 from ..policies.dane_states import DaneStates
 from ..policies.event_log import Observed
-from ..policies.faults import Fault
-from ..policies.in_force import Policies
-from ..policies.misses import Key, Miss
+from ..policies.in_force import InForce, Policies
+from ..policies.misses import Miss
 from ..policies.proactive import Proactive
+from ..policies.setbacks import Setback
 from ..socketmap.answer import ReplyCounts
 from ..socketmap.server import SocketmapServer
 from ..version import __version__
-from .domains import Zones, in_force, told, troubles
+from .domains import Trouble, Zones, in_force, told, troubles
 from .history import SPAN, History
-from .state import PAGE, Detail, Listing, Overview, StoreState
+from .state import PAGE, Detail, Listing, Missed, Overview, StoreState
 
 # Seconds that one look for troubles holds.
 EVERY = 10.0
@@ -110,7 +110,7 @@ class Reader:
             kept=tuple(service.kept),
             problems=tuple(self._health.problems()),
             faults={one: last for one, last in service.policies.faults().items() if last},
-            troubles=troubles(troubled, service.policies.setbacks.read(), now),
+            troubles=self._troubles(troubled, service.policies.setbacks.read(), now),
             zones=zones,
             total=sum(sum(of.values()) for of in zones.values()),
             ready=sum(one.again for of in counts.values() for one in of.values()),
@@ -146,32 +146,45 @@ class Reader:
     def detail(self, domain: str) -> Detail:
         """Return what is known of a domain (A-labels); what memory has not, the store is asked."""
         service = self._service
-        held = service.cache.peek(domain)
-        entry = held or service.cache.get(domain, asked=False)
-        now, monotonic = time.time(), time.monotonic()
-        zones = service.zones()
+        held, entry, why = self._memory.get(domain, asked=False), None, ""
+        if held is None and self._layered is not None:
+            try:
+                entry = self._layered.look(domain)
+            except StoreError as error:
+                why = str(error)
+        entry = held or entry
+        now, zones = time.time(), service.zones()
         next_hop = parse_next_hop(domain.encode())
         dane = {
             name: service.dane.cached(next_hop, zone.timeout)
             for name, (zone, _) in zones.items()
             if zone.dane and next_hop is not None
         }
-        found = troubles([entry] if entry else [], service.policies.setbacks.read(), now)
+        seen = {
+            name: service.policies.seen(domain, zone.timeout) for name, (zone, _) in zones.items()
+        }
+        missed = {
+            name: one[1].unknown
+            for name, one in seen.items()
+            if one is not None and one[1] is not None
+        }
+        setbacks = [one for one in service.policies.setbacks.read() if one.domain == domain]
+        found = self._troubles([entry] if entry else [], setbacks, now)
         return Detail(
             domain,
             now,
             entry,
             held is not None,
-            told(domain, entry, zones, self._unknown(domain, zones), dane, now),
-            next((one for one in found if one.domain == domain), None),
-            [_believed(one, monotonic) for one in service.policies.misses(domain)],
+            why,
+            told(domain, entry, zones, missed, dane, now),
+            found[0] if found else None,
+            [_missed(zone, *one) for zone, one in seen.items() if one is not None],
         )
 
-    def _unknown(self, domain: str, zones: Zones) -> dict[str, Fault]:
-        """Return for which fault mail to a domain waits, by zone."""
-        policies = self._service.policies
-        known = {name: policies.cached(domain, zone.timeout) for name, (zone, _) in zones.items()}
-        return {name: one.unknown for name, one in known.items() if one and one.unknown}
+    def _troubles(self, entries: list[Entry], setbacks: list[Setback], now: float) -> list[Trouble]:
+        noted = self._service.policies.setbacks
+        known = [(one, self._memory.get(one.domain, asked=False)) for one in setbacks]
+        return troubles(entries, known, noted.failing_since, now)
 
     def _look(self) -> tuple[list[Entry], Counter[Mode]]:
         """Return the entries that may be in trouble, and how many policies of each mode there are.
@@ -225,5 +238,6 @@ def _sorted(ended: Counter[object]) -> list[tuple[Ending, int]]:
     return sorted(found, key=lambda one: (one[0].what, one[0].result, -one[1], str(one[0].cause)))
 
 
-def _believed(one: tuple[Key, Miss], now: float) -> tuple[str, float]:
-    return str(one[1].result), max(one[1].until - now, 0.0)
+def _missed(zone: str, miss: Miss, known: InForce | None) -> Missed:
+    left = miss.until - time.monotonic() if known is not None else 0.0
+    return Missed(zone, str(miss.result), max(left, 0.0))

@@ -32,18 +32,23 @@ _HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# Characters of a query and of a domain.
+# Characters that are searched for: no domain is longer.
 _LONGEST = 253
 
 
-def may_ask(host: str, listed: Collection[str]) -> bool:
+def may_ask(host: str | None, listed: Collection[str]) -> bool:
     """Say whether this header Host may be answered. `listed`: further names, in lower case.
 
     A request without one does not come from a browser.
     """
-    name = re.sub(r":[0-9]*$", "", host.strip()).rstrip(".").lower()
-    if not name or name == "localhost" or name.endswith(".localhost") or name in listed:
+    if host is None:
         return True
+    name = re.sub(r":[0-9]*$", "", host.strip()).removesuffix(".").lower()
+    if name == "localhost" or name.endswith(".localhost") or name in listed:
+        return True
+    if "%" in name:
+        # Python takes what follows, whatever it is, for the zone of an IPv6 address.
+        return False
     try:
         ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -68,13 +73,15 @@ class StatusPages:
             "/status/domain": lambda asked: self._domain(asked, as_page=True),
             "/status/domain.json": lambda asked: self._domain(asked, as_page=False),
         }
-        return {path: self._checked(make) for path, make in made.items()}
+        return {path: self._checked(path, make) for path, make in made.items()}
 
-    def _checked(self, make: Callable[[Mapping[str, str]], Page]) -> Make:
+    def _checked(self, path: str, make: Callable[[Mapping[str, str]], Page]) -> Make:
+        as_page = not path.endswith(".json")
+
         def page(request: Request) -> Page:
             if not may_ask(request.host, self._listed):
                 text = "The name in the address is not in status.hosts of the configuration."
-                return _page(html.problem("Not here", text), HTTPStatus.MISDIRECTED_REQUEST)
+                return _refused("Not here", text, HTTPStatus.MISDIRECTED_REQUEST, as_page=as_page)
             return make(_arguments(request.query))
 
         return page
@@ -87,14 +94,16 @@ class StatusPages:
         return _page(html.listing(self._listing(asked), time.time()))
 
     def _listing(self, asked: Mapping[str, str]) -> Listing:
-        return self._reader.listing(_in_a_labels(asked.get("q", "")), asked.get("after", ""))
+        return self._reader.listing(
+            _in_a_labels(asked.get("q", "")[:_LONGEST]), asked.get("after", "")
+        )
 
     def _domain(self, asked: Mapping[str, str], *, as_page: bool) -> Page:
         try:
             domain = a_labels(asked.get("name", ""))
         except ValueError:
             text = "There is no such domain name."
-            return _page(html.problem("No domain name", text), HTTPStatus.NOT_FOUND)
+            return _refused("No domain name", text, HTTPStatus.NOT_FOUND, as_page=as_page)
         found = self._reader.detail(domain)
         return _page(html.detail(found)) if as_page else _json(as_json.detail(found))
 
@@ -105,7 +114,7 @@ def _arguments(query: str) -> dict[str, str]:
         found = parse_qs(query, max_num_fields=10)
     except ValueError:
         return {}
-    return {name: values[0].strip()[:_LONGEST] for name, values in found.items()}
+    return {name: values[0].strip() for name, values in found.items()}
 
 
 def _in_a_labels(text: str) -> str:
@@ -120,5 +129,11 @@ def _page(body: bytes, status: HTTPStatus = HTTPStatus.OK) -> Page:
     return Page(body, status, _HTML, _HEADERS)
 
 
-def _json(body: bytes) -> Page:
-    return Page(body, HTTPStatus.OK, _JSON, _HEADERS)
+def _json(body: bytes, status: HTTPStatus = HTTPStatus.OK) -> Page:
+    return Page(body, status, _JSON, _HEADERS)
+
+
+def _refused(title: str, text: str, status: HTTPStatus, *, as_page: bool) -> Page:
+    if as_page:
+        return _page(html.problem(title, text), status)
+    return _json(as_json.problem(text), status)

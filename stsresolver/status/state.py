@@ -12,8 +12,9 @@ from ..policies.faults import Fault
 from ..socketmap.answer import Outcome
 from .domains import Told, Trouble
 
-# Domains on a page.
+# Domains on a page, and troubles and observed next hops in one answer.
 PAGE = 50
+MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +97,27 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """The last lookup for a zone that gave no policy; `left`: seconds for which it is believed."""
+
+    zone: str
+    text: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
 class Detail:
     """What is known of a domain. `held`: in memory, else the entry is the store's.
 
-    `misses`: lookups that gave no policy, and for how many seconds each is believed.
+    `unread`: why the store could not be read, "" if it could.
+    `misses`: lookups that gave no policy.
     """
 
     domain: str
     now: float
     entry: Entry | None
     held: bool
+    unread: str
     told: list[Told]
     trouble: Trouble | None
-    misses: list[tuple[str, float]]
+    misses: list[Missed]

@@ -787,6 +787,27 @@ def test_the_examples_for_other_caches_are_valid(name):
 
 
 @pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("metrics: {path: /s, mode: 0666}\nstatus: {path: /s, mode: 0600}",
+         "2: status.mode: is another one than that of metrics, whose socket this is"),
+        ("metrics: {path: /s, mode: 0666}\nstatus: {path: /s}",
+         "2: status: is another one than that of metrics, whose socket this is"),
+        ("metrics: {host: localhost, port: 1}\nstatus: {port: 1}",
+         "2: status.port: is that of metrics: give both the same host, or another port"),
+        ("status: {hosts: [a]}", "1: status: port is missing, and so is path: where to listen"),
+    ],
+)  # fmt: skip
+def test_places_for_pages_that_cannot_be_had(text, problem):
+    assert problems(text) == (f"f.yml:{problem}",)
+
+
+def test_names_of_this_host():
+    found = parse("status: {port: 1, hosts: [MailHost, B\u00fccher.example, sts.example.com]}")
+    assert found.status.hosts == ("mailhost", "xn--bcher-kva.example", "sts.example.com")
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("log: {target: file}", "file is missing: the name of the log file"),

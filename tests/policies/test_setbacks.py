@@ -23,6 +23,8 @@ ENFORCE, TESTING, NONE = Mode.ENFORCE, Mode.TESTING, Mode.NONE
         ([(ENFORCE, TESTING), (TESTING, ENFORCE)], None, "it is over"),
         ([(ENFORCE, None), (None, TESTING)], (ENFORCE, TESTING), "a weaker one after its end"),
         ([(ENFORCE, None), (ENFORCE, ENFORCE)], None, "the same after its end"),
+        ([(ENFORCE, NONE), (NONE, None)], (ENFORCE, NONE), "its owner ended it, nothing expired"),
+        ([(ENFORCE, TESTING), (ENFORCE, None)], (ENFORCE, None), "a strong one that another saw"),
     ],
 )
 def test_setback(steps, found, why):
@@ -50,3 +52,30 @@ def test_only_so_many_are_remembered():
         setbacks.note(f"{number}.example", float(number), ENFORCE, None)
     assert [one.domain for one in setbacks.read()][:1] == ["1499.example"]
     assert len(setbacks.read()) == 1000
+
+
+def test_it_began_when_it_was_noticed_first():
+    setbacks = Setbacks()
+    setbacks.note("a.example", 1.0, ENFORCE, None, "SERVFAIL")
+    setbacks.note("a.example", 9.0, None, TESTING)
+    assert setbacks.read() == [Setback("a.example", 1.0, ENFORCE, TESTING)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "since", "why"),
+    [
+        ([("fails", True), ("fails", True)], 0.0, "the first failure"),
+        ([("fails", True), ("works", True)], None, "the record works again"),
+        ([("fails", False), ("works", True), ("fails", False)], 0.0, "its record always worked"),
+        ([("fails", True), ("works", True), ("fails", False)], 2.0, "another failure"),
+        ([("fails", True), ("works", False)], None, "a fetch shows that all works"),
+    ],
+)
+def test_since_when_it_fails(steps, since, why):
+    setbacks = Setbacks()
+    for number, (what, by_record) in enumerate(steps):
+        if what == "fails":
+            setbacks.note_failing("a.example", float(number), by_record=by_record)
+        else:
+            setbacks.note_working("a.example", by_record=by_record)
+    assert setbacks.failing_since("a.example") == since, why

@@ -51,7 +51,7 @@ def test_it_fits(browser, watched, width, path):
 def test_links_and_search(browser, watched):
     browser.resize(WIDE, 900)
     browser.go(f"http://localhost:{watched.port}/status")
-    assert "policy in force cannot be renewed: enforce" in browser.text
+    assert "policy in force could not be renewed: enforce" in browser.text
     assert "policy got weaker: enforce -> testing" in browser.text
     browser.click("failing.example")
     assert browser.url.endswith("/status/domain?name=failing.example")

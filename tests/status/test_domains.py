@@ -35,10 +35,11 @@ class State:
         (Zone(), NONE, entry(mode=Mode.TESTING), None, None, "NOTFOUND ", "", "", "a test"),
         (Zone(strict_testing=True), NONE, entry(mode=Mode.TESTING), None, None, SECURE, "", "",
          "a test that is taken seriously"),
-        (Zone(), NONE, entry(fetched=NOW - 8 * DAY), None, None, "NOTFOUND ", "", "", "expired"),
-        (Zone(), NONE, None, None, None, "NOTFOUND ", "", "", "no policy"),
+        (Zone(), NONE, entry(fetched=NOW - 8 * DAY), None, None, "", "", "", "expired"),
+        (Zone(), NONE, None, None, None, "", "", "", "nothing is known"),
+        (Zone(), NONE, None, "none", None, "NOTFOUND ", "", "", "no policy"),
         (Zone(), NONE, None, Fault.PROCESS, None, "TEMP the resolver process failed", "", "",
-         "not known"),
+         "mail waits"),
         (Zone(observe=True), NONE, entry(), None, None, "NOTFOUND ", SECURE, "", "observed"),
         (Zone(), frozenset([".example"]), entry(), None, None, "NOTFOUND ", SECURE, ".example",
          "exempt"),
@@ -46,12 +47,12 @@ class State:
          "exempt, and without a policy"),
         (Zone(dane=True), NONE, entry(), None, Verdict.DANE, "OK dane-only", "", "", "DANE"),
         (Zone(dane=True), NONE, entry(), None, Verdict.POLICY, SECURE, "", "", "no DANE"),
-        (Zone(dane=True), NONE, entry(), None, None, SECURE, "", "", "DANE is not known yet"),
+        (Zone(dane=True), NONE, entry(), None, None, "", "", "", "DANE is not known yet"),
         (Zone(), NONE, entry(), None, Verdict.DANE, SECURE, "", "", "the zone does not want it"),
     ],
 )  # fmt: skip
 def test_told(zone, exempt, kept, fault, verdict, answer, would_be, by, why):
-    unknown = {"z": fault} if fault else {}
+    unknown = {"z": None if fault == "none" else fault} if fault else {}
     dane = {"z": State(verdict)} if verdict else {}
     found = told("a.example", kept, {"z": (zone, exempt)}, unknown, dane, NOW)
     assert found == [Told("z", answer, would_be, by)], why
@@ -61,16 +62,19 @@ def test_told(zone, exempt, kept, fault, verdict, answer, would_be, by, why):
     ("kept", "what", "why"),
     [
         (entry(), None, "in force"),
-        (entry(failed=NOW, failure="404"), "policy in force cannot be renewed: enforce", "failing"),
+        (entry(failed=NOW, failure="404"), "policy in force could not be renewed: enforce",
+         "failing"),
         (entry(mode=Mode.NONE, failed=NOW), None, "nothing is protected anyway"),
-        (entry(fetched=NOW - 8 * DAY), "policy expired: enforce", "ended"),
+        (entry(fetched=NOW - 8 * DAY), None, "ended, since no mail asked for it"),
+        (entry(fetched=NOW - 8 * DAY, failed=NOW, failure="404"), "policy expired: enforce",
+         "ended because it failed"),
         (entry(max_age=0), None, "withdrawn by its owner"),
         (entry(mode=Mode.TESTING, failed=NOW, failure="x"),
-         "policy in force cannot be renewed: testing", "a test counts"),
+         "policy in force could not be renewed: testing", "a test counts"),
     ],
 )  # fmt: skip
 def test_failing(kept, what, why):
-    found = failing(kept, NOW)
+    found = failing(kept, None, NOW)
     assert (found and found.what) == what, why
 
 
@@ -83,10 +87,12 @@ def test_what_ends_first_comes_first_and_setbacks_last():
             entry("both.example", failed=NOW, failure="404", fetched=NOW - 3 * DAY),
         ],
         [
-            Setback("weaker.example", NOW - 5, Mode.ENFORCE, Mode.TESTING),
-            Setback("gone.example", NOW, Mode.ENFORCE, None, "SERVFAIL"),
-            Setback("both.example", NOW, Mode.ENFORCE, Mode.TESTING),
+            (Setback("weaker.example", NOW - 5, Mode.ENFORCE, Mode.TESTING), None),
+            (Setback("gone.example", NOW, Mode.ENFORCE, None, "SERVFAIL"), None),
+            (Setback("both.example", NOW, Mode.ENFORCE, Mode.TESTING), None),
+            (Setback("renewed.example", NOW, Mode.ENFORCE, None), entry("renewed.example")),
         ],
+        {"late.example": NOW - DAY}.get,
         NOW,
     )
     assert [one.domain for one in found] == [
@@ -96,6 +102,12 @@ def test_what_ends_first_comes_first_and_setbacks_last():
         "gone.example",
         "weaker.example",
     ]
+
+
+def test_since_when():
+    kept = entry(failed=NOW, failure="404")
+    assert failing(kept, NOW - DAY, NOW).since == NOW - DAY
+    assert failing(kept, None, NOW).since == NOW, "as far as this daemon knows"
 
 
 def test_a_setback_in_words():

@@ -18,6 +18,7 @@ from stsresolver.status.overview import PAGE
 from stsresolver.status.pages import may_ask
 from tests.support.clock import Clock
 from tests.support.policies import DAY, policy
+from tests.support.socketmap_client import wait_for
 from tests.support.watched import store, watching
 
 
@@ -38,7 +39,11 @@ def watch(monkeypatch):
         ("LOCALHOST:1", True, "in capitals"),
         ("localhost.", True, "with its last dot"),
         ("sts.localhost", True, "below it (RFC 6761 §6.3)"),
-        ("", True, "no browser leaves it out"),
+        (None, True, "no browser leaves it out"),
+        ("", False, "empty"),
+        (":80", False, "a port alone"),
+        (".", False, "the root"),
+        ("[::1%other.example]", False, "what follows is no address"),
         ("sts.example:80", True, "in the configuration"),
         ("STS.example.", True, "the same"),
         ("other.example", False, "turned by its owner"),
@@ -119,11 +124,11 @@ def test_all_is_well(watch):
     watched.ask("postfix enforce.example", "postfix enforce.example", "postfix no-record.example")
     text = page(watched, "/status")
     assert "All is well: nobody has to do anything." in text
-    assert "3 since the start, 33% of them from memory." in text
+    assert "Since the start: 3, 33% of them repeated without a look." in text
     assert "enforce.example enforce in 7.0 days" in text
     found = obj(watched, "/status.json")
     assert found["problems"] == []
-    assert found["troubles"] == []
+    assert found["troubles"] == {"number": 0, "first": []}
     assert found["requests"]["zones"]["default_zone"]["policy"] == 2
     assert found["policies_in_memory"] == {"enforce": 1, "testing": 0, "none": 0}
     steps = {(one["step"], one["result"], one["cause"]) for one in found["lookups"]["ended"]}
@@ -140,9 +145,9 @@ def test_who_needs_somebody(watch):
     )
     text = page(watched, "/status")
     assert "All is well" not in text
-    assert "failing.example policy in force cannot be renewed: enforce 404 Not Found" in text
+    assert "failing.example policy in force could not be renewed: enforce 404 Not Found" in text
     assert "weaker.example policy got weaker: enforce -> testing" in text
-    domains = [one["domain"] for one in obj(watched, "/status.json")["troubles"]]
+    domains = [one["domain"] for one in obj(watched, "/status.json")["troubles"]["first"]]
     assert domains == ["failing.example", "weaker.example"]
 
 
@@ -188,7 +193,8 @@ def test_a_domain_without_a_policy(watch):
     watched = watch()
     text = page(watched, "/status/domain?name=a.example")
     assert "Neither memory nor the store has a policy" in text
-    assert "It is looked up when mail asks for it." in text
+    assert "default_zone It is looked up when mail asks." in text
+    assert obj(watched, "/status/domain.json?name=a.example")["told"][0]["answer"] is None
     watched.ask("postfix no-record.example", "postfix process.example")
     text = page(watched, "/status/domain?name=no-record.example")
     assert "no MTA-STS record" in text or "no record" in text.lower()
@@ -313,8 +319,11 @@ def test_a_store_that_fails(watch, tmp_path, monkeypatch):
         raise StoreError("away")
 
     monkeypatch.setattr(watched.service.cache._store, "get", fail)
-    page(watched, "/status/domain?name=a.example")
+    assert "The store cannot be read: away." in page(watched, "/status/domain?name=a.example")
+    assert watched.service.cache.unread_since is None, "a look begins no outage"
+    watched.ask("postfix no-record.example")
     text = page(watched, "/status")
+    assert "All is well" not in text
     assert "It cannot be used to read now." in text
     assert "Problem: the policy cache cannot be read" in text
 
@@ -326,5 +335,49 @@ def test_a_page_says_less_of_many_troubles(watch):
             f"{number}.example", 1.0 + number, Mode.ENFORCE, Mode.TESTING
         )
     assert "And 50 more." in page(watched, "/status")
-    assert len(obj(watched, "/status.json")["troubles"]) == 250
+    assert obj(watched, "/status.json")["troubles"]["number"] == 250
     assert html._MOST == 200
+
+
+def test_a_look_uses_nothing(watch, tmp_path):
+    """No order of what is dropped next changes, no counter, and no line is logged."""
+    watched = watch(f"zones: {{watch: {{observe: yes}}}}\n{store(tmp_path)}")
+    for name in ("a.example", "b.example", "c.example"):
+        now_entry(watched, name)
+    watched.ask("postfix no-record.a.example", "postfix bad-record.b.example")
+    cache, policies = watched.service.cache, watched.service.policies
+
+    def state():
+        kept, misses = cache.memory._entries, policies._misses._misses
+        orders = [list(one._LRUCache__order) for one in (kept, misses)]
+        return orders, cache.memory.hits, cache.memory.misses, cache.reads.read()
+
+    before = state()
+    for path in ("/status", "/status/domains?q=a", "/status/domain?name=a.example"):
+        page(watched, path)
+    page(watched, "/status/domain?name=no-record.a.example")
+    assert state() == before
+
+
+def test_a_lookup_that_is_not_believed_any_more(watch):
+    watched = watch()
+    watched.ask("postfix process.example")
+    path = "/status/domain?name=process.example"
+    wait_for(lambda: "looked up when mail asks." in page(watched, path), "the end of its pause")
+    text = page(watched, path)
+    assert "default_zone the lookup was lost with the process that did it no more" in text
+
+
+def test_what_cannot_be_printed(watch):
+    import time
+
+    watched = watch()
+    watched.reader._source = "/etc/\udcff.yml"
+    now_entry(watched, "a.example", failed=time.time(), failure="a\u202eb\0c" + "x" * 5000)
+    for path in ("/status", "/status/domain?name=a.example", "/status/domains?q=%00"):
+        _, body = get(watched, path)
+        assert "\u202e" not in body
+        assert "\0" not in body
+        assert len(body) < 20_000
+    assert "/etc/\\udcff.yml" in page(watched, "/status")
+    assert obj(watched, "/status.json")
