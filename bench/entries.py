@@ -5,11 +5,13 @@ import hashlib
 import itertools
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # The checkout of this benchmark is what is measured, whether or not it is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from world import wait_until
 
 from stsresolver.cache.entry import Entry
 from stsresolver.mta_sts.policy import parse_policy
@@ -90,3 +92,19 @@ def into_postgres(where: str, entries: Iterable[Entry]) -> None:
     ):
         for one in entries:
             copy.write_row((one.domain, to_json(one), one.fetched, one.due, one.end))
+
+
+def renew_in_postgres(where: str, entries: Iterable[Entry]) -> None:
+    """The same in place of what is there, as soon as a store has made the tables."""
+    import psycopg  # noqa: PLC0415
+
+    with psycopg.connect(where, autocommit=True) as connection:
+        made = "SELECT count(*) FROM pg_tables WHERE tablename = 'stsresolver_policy'"
+        wait_until(lambda: connection.execute(made).fetchone() == (1,), 20, "the tables")
+        connection.execute("TRUNCATE stsresolver_policy")
+    into_postgres(where, entries)
+
+
+def address(options: Mapping[str, object]) -> str:
+    """The same PostgreSQL as the options of a cache, as libpq writes it."""
+    return "host={host} user={user} dbname={database}".format_map(options)

@@ -9,10 +9,10 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from entries import MAX_AGE, entry, into_file
+from entries import MAX_AGE, Entry, address, entry, into_file, renew_in_postgres
 from figures import load
 from servers import Running
 
@@ -25,8 +25,15 @@ def in_memory(size: int) -> dict[str, object]:
     return {"type": "internal", "options": {"cache_size": size}}
 
 
-def cache(directory: Path, name: str, domains: int) -> dict[str, object]:
-    """The same, for a server of that name that is to know so many domains."""
+def cache(
+    directory: Path, name: str, domains: int, postgres: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """The same, for a server of that name that is to know so many domains.
+
+    `postgres`: the options of a PostgreSQL that has them.
+    """
+    if postgres is not None:
+        return {"type": "postgres", "options": {**postgres, "cache_size": 2 * domains}}
     if domains <= LOOKED_UP:
         return in_memory(2 * domains)
     options: dict[str, object] = {"filename": str(_file(directory, name))}
@@ -41,8 +48,14 @@ def keys(domains: int) -> list[str]:
     return ["-p", PATTERN, "-k", str(domains)]
 
 
-def make_known(process: Running, directory: Path, domains: int) -> None:
+def make_known(
+    process: Running, directory: Path, domains: int, postgres: Mapping[str, object] | None = None
+) -> None:
     """Have the server know so many domains. RuntimeError if it does not."""
+    if postgres is not None:
+        renew_in_postgres(address(postgres), _entries(domains))
+        load(process.server, directory, ["-c", "16", "-n", str(domains), *keys(domains)])
+        return
     file = _file(directory, process.server.name)
     if file.exists():
         _fill(file, domains)
@@ -60,7 +73,7 @@ def _file(directory: Path, name: str) -> Path:
 def _fill(file: Path, domains: int) -> None:
     """Write to the tables that the server has made: ours, or the asyncio daemon's."""
     now = time.time()
-    names = (PATTERN.replace("%", str(number)) for number in range(domains))
+    names = _names(domains)
     with contextlib.closing(sqlite3.connect(file, timeout=30)) as connection:
         (theirs,) = connection.execute(
             "SELECT count(*) FROM sqlite_master WHERE name = 'sts_policy_cache'"
@@ -73,8 +86,18 @@ def _fill(file: Path, domains: int) -> None:
                     ((name, int(now), json.dumps(_body(name))) for name in names),
                 )
             return
+    into_file(file, _entries(domains))
+
+
+def _names(domains: int) -> Iterator[str]:
+    return (PATTERN.replace("%", str(number)) for number in range(domains))
+
+
+def _entries(domains: int) -> Iterator[Entry]:
+    """Entries checked just now."""
+    now = time.time()
     due = now + MAX_AGE / 2
-    into_file(file, (entry(name, now, due, policy_id="1", hosts=[""]) for name in names))
+    return (entry(name, now, due, policy_id="1", hosts=[""]) for name in _names(domains))
 
 
 def _body(name: str) -> Mapping[str, object]:
