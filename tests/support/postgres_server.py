@@ -198,6 +198,10 @@ class PgBouncer:
         place.mkdir()
         settings = place / "settings"
         text = _BOUNCER.format(server=server.port, port=self.port, directory=place)
+        said = subprocess.run([bouncer, "--version"], check=True, capture_output=True, text=True)
+        if tuple(map(int, said.stdout.split()[1].split(".")[:2])) >= (1, 21):
+            # From then on it knows prepared statements, unless it is told otherwise.
+            text += "max_prepared_statements = 0\n"
         settings.write_text(text)
         (place / "users").write_text(f'"{USER}" "{PASSWORD}"\n')
         with open(place / "log", "ab") as log:
