@@ -35,6 +35,7 @@ from stsresolver.net.dns_servers import DnsServer
 from stsresolver.net.nameservers import NameServers
 from stsresolver.stores.opening import open_store
 from tests.support.authority import Authority
+from tests.support.giving_up_root import gives_up_root
 from tests.support.hostile_dns import NameServer, code, silence
 from tests.support.hostile_https import has_ipv6_loopback
 from tests.support.missing import unavailable
@@ -687,7 +688,7 @@ def test_cache_in_postgresql(tmp_path):
     assert "Connection refused" in found.text
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives it up")
+@gives_up_root
 def test_cache_in_postgresql_that_asks_for_the_user_of_the_process(tmp_path):
     """The daemon becomes somebody whom the server knows; root is nobody there."""
     with contextlib.closing(PostgresServer(tmp_path / "postgres")) as server:
