@@ -29,6 +29,7 @@ from ..mta_sts.results import Cause, Failure, NoPolicy
 from .faults import Fault
 from .misses import Key
 from .rate_limit import RateLimiter
+from .setbacks import STRENGTH
 
 log = logging.getLogger("stsresolver.notices")
 
@@ -39,7 +40,6 @@ _DAY = 86_400.0
 _LINES = 5
 _HOUR = 3600.0
 _LEFT_OUT = "%s: keeps changing: %d lines left out within an hour (%s)"
-_STRENGTH = {None: 0, Mode.NONE: 0, Mode.TESTING: 1, Mode.ENFORCE: 2}
 
 
 class Observed(NamedTuple):
@@ -79,7 +79,7 @@ class EventLog:
         """
         domain = key[0]
         harmless = entry is None or entry.policy.mode is Mode.NONE
-        if _STRENGTH[lapsed]:
+        if STRENGTH[lapsed]:
             self.lapsed(key, lapsed, str(result))
         if harmless and result.cause is Cause.NO_RECORD:
             log.debug("%s: %s", domain, result)
@@ -88,7 +88,7 @@ class EventLog:
         with self._lock:
             repeated = self._failing.get((key, result.cause.by_record)) == state
             self._failing[key, result.cause.by_record] = state
-        if repeated or _STRENGTH[lapsed]:
+        if repeated or STRENGTH[lapsed]:
             level = logging.DEBUG
         elif entry is None:
             level = logging.INFO if result.cause is Cause.DNS else logging.WARNING
@@ -126,7 +126,7 @@ class EventLog:
         `again`: that one had ended, so a policy of the same mode is no news.
         """
         fields = {"mode": policy.mode, "before": before}
-        if _STRENGTH[policy.mode] < _STRENGTH[before]:
+        if STRENGTH[policy.mode] < STRENGTH[before]:
             weaker = {"event": "weaker", **fields}
             text = "policy got weaker: %s -> %s"
             self._log(logging.WARNING, domain, weaker, text, before, policy.mode)
@@ -139,7 +139,7 @@ class EventLog:
 
     def lapsed(self, key: Key, before: Mode | None, why: str) -> None:
         """Log a policy that has ended with none to follow."""
-        level = logging.WARNING if _STRENGTH[before] else logging.DEBUG
+        level = logging.WARNING if STRENGTH[before] else logging.DEBUG
         fields = {"event": "expired", "before": before}
         text = "policy expired: %s -> no policy (%s)"
         self._log(level, key[0], fields, text, before, why)

@@ -18,7 +18,8 @@ _MOST = 1000
 _MOST_FAILING = 20_000
 Value = TypeVar("Value")
 
-_STRENGTH = {None: 0, Mode.NONE: 0, Mode.TESTING: 1, Mode.ENFORCE: 2}
+# How well a policy of each mode, or none, protects mail.
+STRENGTH = {None: 0, Mode.NONE: 0, Mode.TESTING: 1, Mode.ENFORCE: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Setback:
 
     def is_over(self, mode: Mode) -> bool:
         """Say whether a policy of this mode is as strong as the one before."""
-        return _STRENGTH[mode] >= _STRENGTH[self.before]
+        return STRENGTH[mode] >= STRENGTH[self.before]
 
 
 class Setbacks:
@@ -57,13 +58,13 @@ class Setbacks:
         """Note that one policy has followed another, or that one has ended."""
         with self._lock:
             known = self._found.pop(domain, None)
-            if known is None and _STRENGTH[after] < _STRENGTH[before]:
+            if known is None and STRENGTH[after] < STRENGTH[before]:
                 assert before is not None
                 known = Setback(domain, at, before, after, why)
             elif known is not None and after is not None:
                 # What counts is the strongest policy that the domain had.
                 known = None if known.is_over(after) else replace(known, after=after, why="")
-            elif known is not None and _STRENGTH[before] >= _STRENGTH[known.before]:
+            elif known is not None and STRENGTH[before] >= STRENGTH[known.before]:
                 known = replace(known, after=None, why=why)
             if known is not None:
                 _keep(self._found, domain, known, _MOST)
