@@ -137,10 +137,6 @@ def troubles(
         trouble = failing(entry, since(entry.domain), now)
         if trouble is not None:
             found[entry.domain] = trouble
-        elif (
-            in_force(entry, now) and entry.domain in found and "expired" in found[entry.domain].what
-        ):
-            del found[entry.domain]
     return sorted(found.values(), key=_urgency)
 
 
