@@ -10,17 +10,26 @@ import math
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..cache.clock import Clock
+from ..cache.entry import Entry
 from ..cache.memory import MemoryStore
 from ..mta_sts.policy import Mode
 
 # Seconds that one count holds.
 EVERY = 60.0
-# Entries in a step, and seconds between two steps.
-_STEP = 500
-_PAUSE = 0.001
+# Entries in a step, and seconds between two steps: more at once shows in the answers to Postfix.
+_STEP = 200
+_PAUSE = 0.0005
+
+
+def in_steps(memory: MemoryStore) -> Iterator[list[Entry]]:
+    """Yield all entries, some at a time, with pauses in which other threads have the GIL."""
+    for entries in memory.scan(_STEP):
+        yield entries
+        time.sleep(_PAUSE)
 
 
 @dataclass(slots=True)
@@ -59,7 +68,7 @@ class Census:
     def _count(self) -> Count:
         count = Count()
         now = self._clock.time()
-        for entries in self._memory.scan(_STEP):
+        for entries in in_steps(self._memory):
             for entry in entries:
                 if entry.end <= now:
                     continue
@@ -69,5 +78,4 @@ class Census:
                 if entry.failed:
                     count.failing[mode] += 1
                     count.failing_end[mode] = min(count.failing_end[mode], entry.end)
-            time.sleep(_PAUSE)
         return count

@@ -14,7 +14,6 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -28,37 +27,17 @@ from prometheus_client.registry import Collector
 
 from ..cache.layered import LayeredStore
 from ..cache.memory import MemoryStore
-from ..cache.store import Cache
 from ..config.settings import CacheSettings
 from ..counters import BOUNDS, Durations
 from ..lookup.messages import STEPS
-from ..lookup.pool import ResolverPool
 from ..mta_sts.policy import Mode
-from ..policies.dane_states import DaneStates
 from ..policies.faults import Fault
-from ..policies.in_force import Policies
-from ..policies.proactive import Proactive
 from ..policies.steps import Refresh
-from ..socketmap.answer import ReplyCounts
-from ..socketmap.server import SocketmapServer
 from ..version import __version__
 from .census import Census
 from .health import Health
 from .http_server import Make, Page, Request
-
-# What is asked of the world, and how.
-
-
-class Parts(Protocol):
-    """What is read of a daemon's parts: see `service.Service`."""
-
-    server: SocketmapServer
-    cache: Cache
-    resolver: ResolverPool
-    policies: Policies
-    dane: DaneStates
-    proactive: Proactive
-    replies: ReplyCounts
+from .parts import Parts
 
 
 class Metrics:

@@ -12,27 +12,23 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Protocol
 
 from ..cache.entry import Entry
 from ..cache.layered import LayeredStore
 from ..cache.memory import MemoryStore
-from ..cache.store import Cache, StoreError
+from ..cache.store import StoreError
 from ..config.settings import CacheSettings
 from ..lookup.client import Ending
-from ..lookup.pool import ResolverPool
+from ..monitoring.census import in_steps
 from ..monitoring.health import Health
+from ..monitoring.parts import Parts
 from ..mta_sts.next_hop import parse_next_hop
 from ..mta_sts.policy import Mode
-from ..policies.dane_states import DaneStates
 from ..policies.event_log import Observed
-from ..policies.in_force import InForce, Policies
+from ..policies.in_force import InForce
 from ..policies.misses import Miss
-from ..policies.proactive import Proactive
 from ..policies.setbacks import Setback
-from ..socketmap.answer import ReplyCounts
-from ..socketmap.server import SocketmapServer
 from ..version import __version__
 from .domains import Trouble, Zones, in_force, told, troubles
 from .history import SPAN, History
@@ -42,21 +38,11 @@ from .state import PAGE, Detail, Listing, Missed, Overview, StoreState
 EVERY = 10.0
 # Seconds of which it is said how much was asked lately.
 _LATELY = 60.0
-# Entries in a step, and seconds between two steps.
-_STEP = 200
-_PAUSE = 0.0005
 
 
-class Parts(Protocol):
-    """What is read of a daemon's parts: see `service.Service`."""
+class Configured(Parts, Protocol):
+    """The parts, and what is said of their configuration."""
 
-    server: SocketmapServer
-    cache: Cache
-    resolver: ResolverPool
-    policies: Policies
-    dane: DaneStates
-    proactive: Proactive
-    replies: ReplyCounts
     loaded: float
     kept: list[str]
 
@@ -70,7 +56,7 @@ class Parts(Protocol):
 class Reader:
     """Reads `service`, whose configuration comes from `source`. May be used by several threads."""
 
-    def __init__(self, service: Parts, cache: CacheSettings, source: str) -> None:
+    def __init__(self, service: Configured, cache: CacheSettings, source: str) -> None:
         self._service = service
         self._kind = cache.kind
         self._source = source
@@ -136,7 +122,7 @@ class Reader:
     def listing(self, query: str, after: str) -> Listing:
         """Return the first `PAGE` policies in memory whose domain contains `query`."""
         found, first = 0, list[Entry]()
-        for entries in self._steps():
+        for entries in in_steps(self._memory):
             some = [entry for entry in entries if query in entry.domain]
             found += len(some)
             later = [entry for entry in some if entry.domain > after]
@@ -195,7 +181,7 @@ class Reader:
             if time.monotonic() >= self._looked + EVERY:
                 troubled, modes = [], Counter[Mode]()
                 now = time.time()
-                for entries in self._steps():
+                for entries in in_steps(self._memory):
                     for entry in entries:
                         if entry.failed or not in_force(entry, now):
                             troubled.append(entry)
@@ -204,11 +190,6 @@ class Reader:
                 self._troubled, self._modes = troubled, modes
                 self._looked = time.monotonic()
             return self._troubled, self._modes
-
-    def _steps(self) -> Iterator[list[Entry]]:
-        for entries in self._memory.scan(_STEP):
-            yield entries
-            time.sleep(_PAUSE)
 
     def _store(self) -> StoreState:
         layered, memory = self._layered, self._memory
