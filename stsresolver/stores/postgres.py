@@ -135,7 +135,7 @@ class PostgresStore:
     """A store in PostgreSQL 11 or later. See `Store` for what the methods promise.
 
     Nothing is connected before it is needed, so a server that is away can be used later. An
-    operation is tried a second time where its connection was closed. Make a store after the last
+    operation is tried again where its connection was closed. Make a store after the last
     fork.
 
     `to_read`: make no tables. Without them there is nothing to read.
