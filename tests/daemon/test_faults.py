@@ -83,65 +83,61 @@ def is_confined(pid: int) -> bool:
 
 
 def test_redis_comes_and_goes(start, tmp_path):
-    server = RedisServer(tmp_path / "redis")
-    try:
-        daemon = start(
-            f"{QUICK}cache: {{type: redis, options: {{url: 'redis://127.0.0.1:{server.port}',"
-            " socket_timeout: 0.5, socket_connect_timeout: 0.5}}\n"
-            "proactive_policy_fetching: {enabled: true}\n",
-            before="from stsresolver.cache import layered; layered.PAUSE = 0.5",
-        )
-        address = daemon.address()
-        with Client(address) as client:
-            learn(client)
-        with Load(address) as load:
-            server.kill()
-            load.more(100)
-            server.start()
-            load.more(100)
-            server.signal(signal.SIGSTOP)
-            load.more(60)
-            server.signal(signal.SIGCONT)
-            load.more(100)
-            server.kill()
-            load.more(20)
-            server.start()
+    with contextlib.closing(RedisServer(tmp_path / "redis")) as server:
+        options = {"url": f"redis://127.0.0.1:{server.port}"}
+        options |= {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+
+        def held() -> int:
             with contextlib.closing(server.client()) as client:
-                wait_for(lambda: client.dbsize() >= len(KNOWN), "what it missed")
-            load.more(20)
-        recovered(address)
-    finally:
-        server.close()
+                return client.dbsize()
+
+        comes_and_goes(start(with_server("redis", options), before=SOON), server, server.kill, held)
 
 
 def test_postgresql_comes_and_goes(start, tmp_path):
     with contextlib.closing(PostgresServer(tmp_path / "postgres")) as server:
         options = server.options | {"connect_timeout": 2, "command_timeout": 0.5}
-        daemon = start(
-            f"{QUICK}cache: {{type: postgres, options: {options}}}\n"
-            "proactive_policy_fetching: {enabled: true}\n",
-            before="from stsresolver.cache import layered; layered.PAUSE = 0.5",
-        )
-        address = daemon.address()
-        with Client(address) as client:
-            learn(client)
-        with Load(address) as load:
-            server.stop()
-            load.more(100)
-            server.start()
-            load.more(100)
-            server.signal(signal.SIGSTOP)
-            load.more(60)
-            server.signal(signal.SIGCONT)
-            load.more(100)
+
+        def stop_and_lose() -> None:
+            # As a Redis does when it ends.
             server.admin("DELETE FROM stsresolver_policy")
             server.stop()
-            load.more(20)
-            server.start()
-            held = "SELECT count(*) FROM stsresolver_policy"
-            wait_for(lambda: server.admin(held)[0][0] >= len(KNOWN), "what it missed")
-            load.more(20)
-        recovered(address)
+
+        def held() -> int:
+            return server.admin("SELECT count(*) FROM stsresolver_policy")[0][0]
+
+        daemon = start(with_server("postgres", options), before=SOON)
+        comes_and_goes(daemon, server, stop_and_lose, held)
+
+
+SOON = "from stsresolver.cache import layered; layered.PAUSE = 0.5"
+
+
+def with_server(kind, options):
+    cache = f"cache: {{type: {kind}, options: {options}}}\n"
+    return f"{QUICK}{cache}proactive_policy_fetching: {{enabled: true}}\n"
+
+
+def comes_and_goes(daemon, server, stop, held):
+    """A server is stopped, hangs, and comes back. `held`: returns how many policies it has."""
+    address = daemon.address()
+    with Client(address) as client:
+        learn(client)
+    with Load(address) as load:
+        stop()
+        load.more(100)
+        server.start()
+        load.more(100)
+        server.signal(signal.SIGSTOP)
+        load.more(60)
+        server.signal(signal.SIGCONT)
+        load.more(100)
+        stop()
+        load.more(20)
+        server.start()
+        wait_for(lambda: held() >= len(KNOWN), "what it missed")
+        load.more(20)
+    recovered(address)
 
 
 @pytest.fixture
