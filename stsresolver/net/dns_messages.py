@@ -19,11 +19,10 @@ Pure: bytes in, data out. Reading raises `MessageError` for an answer that is of
 
 from __future__ import annotations
 
-import secrets
+import os
 import struct
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv6Address
-from itertools import islice
+from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
 import dns.exception
@@ -47,12 +46,16 @@ _MAX_ALIASES = 16
 # The longest time to live (RFC 2181 §8).
 _MAX_TTL = 2**31 - 1
 
-_HEADER = struct.Struct("!6H")
+# What follows the id: flags, and the numbers of questions and records.
+_HEADER = struct.Struct("!5H")
+_ID_SIZE = 2
+_HEADER_SIZE = _ID_SIZE + _HEADER.size
 _IN = dns.rdataclass.IN
 _RECURSION_DESIRED = 0x0100
 # In a question: say it in the answer (RFC 6840 §5.7).
 _AUTHENTIC = 0x0020
 _RESPONSE, _OPCODE, _TRUNCATED, _RCODE = 0x8000, 0x7800, 0x0200, 0x000F
+_AFTER_ID = _HEADER.pack(_RECURSION_DESIRED | _AUTHENTIC, 1, 0, 0, 1)
 # OPT: the root's name, our payload as its class, no flags, no options (RFC 6891 §6.1.2).
 _OPT = struct.pack("!BHHIH", 0, dns.rdatatype.OPT, _UDP_PAYLOAD, 0, 0)
 # A name server that could not read the question may leave it out.
@@ -66,8 +69,10 @@ _WITHOUT_QUESTION = (
 
 # What follows a record's name: type, class, time to live, length of the data.
 _FIXED = struct.Struct("!2HIH")
+# What stands before each label, by its length.
+_LENGTHS = [bytes([length]) for length in range(64)]
 # A name that is the one in the question, which follows the header (RFC 1035 §4.1.4).
-_NAME_IN_QUESTION = struct.pack("!H", 0xC000 | _HEADER.size)
+_NAME_IN_QUESTION = struct.pack("!H", 0xC000 | _HEADER_SIZE)
 # An SOA's data end with MINIMUM, the last of five numbers after two names (RFC 1035 §3.3.13).
 _MINIMUM = struct.Struct("!I")
 _MIN_SOA = 2 + 5 * _MINIMUM.size
@@ -96,10 +101,10 @@ class _Record(NamedTuple):
     end: int
 
 
-# The labels of a name.
-_Owner = tuple[bytes, ...]
+# The labels of a name. The last is the root's, which is empty.
+Labels = tuple[bytes, ...]
 # Owner, type, time to live and data.
-_Read = tuple[dns.name.Name, int, int, Any]
+_Read = tuple[Labels, int, int, Any]
 
 
 class Answer(NamedTuple):
@@ -110,7 +115,7 @@ class Answer(NamedTuple):
     `negative_ttl`: how many seconds the zone's SOA lets it be remembered that there are none (RFC
     2308 §5), 0 without an SOA.
     `authenticated`: whether the name server has validated all of it by DNSSEC, in its own words.
-    `name`: that of the records: the one in question, or the end of its aliases.
+    `labels`: of the name that has them: the one in question, or the end of its aliases.
     `ttl`: how many seconds the records and aliases may be remembered.
     `exists`: False if there is nothing of any type at `name` (NXDOMAIN).
     """
@@ -118,54 +123,59 @@ class Answer(NamedTuple):
     records: list[Any]
     negative_ttl: int
     authenticated: bool
-    name: dns.name.Name
+    labels: Labels
     ttl: int
     exists: bool
+
+    @property
+    def name(self) -> dns.name.Name:
+        """The name with these labels."""
+        return dns.name.Name(self.labels)
 
 
 def is_refusal(wire: bytes) -> bool:
     """Say whether an answer, whatever it is for, says REFUSED."""
-    return len(wire) >= _HEADER.size and wire[3] & _RCODE == dns.rcode.REFUSED
+    return len(wire) >= _HEADER_SIZE and wire[3] & _RCODE == dns.rcode.REFUSED
 
 
 class Question:
     """A question about `name`, and `wire` to send it. A new one has a new id."""
 
-    def __init__(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> None:
-        self._name = name
+    def __init__(self, name: dns.name.Name | Labels, rdtype: dns.rdatatype.RdataType) -> None:
+        self._labels = name.labels if isinstance(name, dns.name.Name) else name
         self._rdtype = rdtype
         self._max_answer, self._max_records = _LARGER.get(rdtype, (MAX_ANSWER, MAX_RECORDS))
-        self._id = secrets.randbits(16)
-        self._asked = (name.to_wire() or b"") + struct.pack("!HH", rdtype, _IN)
-        self.wire = (
-            _HEADER.pack(self._id, _RECURSION_DESIRED | _AUTHENTIC, 1, 0, 0, 1) + self._asked + _OPT
-        )
+        self._id = os.urandom(_ID_SIZE)
+        name_in_wire = b"".join([_LENGTHS[len(label)] + label for label in self._labels])
+        self._asked = name_in_wire + struct.pack("!HH", rdtype, _IN)
+        self.wire = self._id + _AFTER_ID + self._asked + _OPT
 
     def read(self, wire: bytes) -> Answer | None:
         """Return the answer in `wire`; None if it is none to this question (RFC 5452 §9.1)."""
-        if len(wire) < _HEADER.size:
+        if len(wire) < _HEADER_SIZE or not wire.startswith(self._id):
             return None
-        number, flags, questions, *counts = _HEADER.unpack_from(wire)
-        if number != self._id or flags & (_RESPONSE | _OPCODE) != _RESPONSE:
+        flags, questions, answers, authorities, others = _HEADER.unpack_from(wire, _ID_SIZE)
+        if flags & (_RESPONSE | _OPCODE) != _RESPONSE:
             return None
-        number = questions + sum(counts)
+        number = questions + answers + authorities + others
         if number > self._max_records or len(wire) > self._max_answer:
             raise MessageError(f"an answer of {number} records, {len(wire)} bytes: too large")
         rcode = flags & _RCODE
-        end = _HEADER.size
+        end = _HEADER_SIZE
         if questions:
             end += len(self._asked)
             # Names are compared without case, and the lengths of labels are no letters.
-            if questions > 1 or wire[_HEADER.size : end].lower() != self._asked.lower():
+            if questions > 1 or wire[_HEADER_SIZE:end].lower() != self._asked.lower():
                 return None
         elif rcode not in _WITHOUT_QUESTION:
             return None
         if flags & _TRUNCATED:
             raise Truncated
         try:
-            records = _records(wire, end)
-            answers, authority, additional = (list(islice(records, count)) for count in counts)
-            found = [*self._read(wire, answers)]
+            answer, end = _records(wire, end, answers)
+            authority, end = _records(wire, end, authorities)
+            additional, _ = _records(wire, end, others)
+            found = [*self._read(wire, answer)]
         except (dns.exception.DNSException, IndexError, ValueError, struct.error):
             return None
         rcode |= _extension(additional)
@@ -173,7 +183,7 @@ class Question:
             raise Refused("REFUSED")
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise MessageError(dns.rcode.Rcode.to_text(rcode))
-        data, name, ttl = self._follow(found)
+        data, labels, ttl = self._follow(found) if found else ([], self._labels, _MAX_TTL)
         if not data and rcode == dns.rcode.NOERROR and _is_referral(authority):
             raise MessageError("a referral instead of an answer: it does not look names up")
         negative_ttl = _negative_ttl(wire, authority)
@@ -181,33 +191,32 @@ class Question:
             data,
             negative_ttl,
             bool(flags & _AUTHENTIC),
-            name,
+            labels,
             ttl if data else min(ttl, negative_ttl),
             rcode != dns.rcode.NXDOMAIN,
         )
 
     def _read(self, wire: bytes, records: list[_Record]) -> Iterator[_Read]:
         """Yield owner, type, time and data of the records in question, and of aliases."""
-        for record in records:
-            rdtype = dns.rdatatype.CNAME if record.rdtype == dns.rdatatype.CNAME else self._rdtype
-            if (record.rdtype, record.rdclass) == (rdtype, _IN):
-                owner = self._name
-                if not wire.startswith(_NAME_IN_QUESTION, record.name):
-                    owner, _ = dns.name.from_wire(wire, record.name)
+        for name, rdtype, rdclass, ttl, begin, end in records:
+            if rdtype in (self._rdtype, dns.rdatatype.CNAME) and rdclass == _IN:
+                owner = self._labels
+                if not wire.startswith(_NAME_IN_QUESTION, name):
+                    owner = dns.name.from_wire(wire, name)[0].labels
                 if read := _READERS.get(rdtype):
-                    data = read(wire[record.data : record.end])
+                    data = read(wire[begin:end])
                 else:
-                    length = record.end - record.data
-                    data = dns.rdata.from_wire(_IN, rdtype, wire, record.data, length)
-                yield owner, rdtype, record.ttl, data
+                    known = dns.rdatatype.RdataType(rdtype)
+                    data = dns.rdata.from_wire(_IN, known, wire, begin, end - begin)
+                yield owner, rdtype, ttl, data
 
-    def _follow(self, records: list[_Read]) -> tuple[list[Any], dns.name.Name, int]:
+    def _follow(self, records: list[_Read]) -> tuple[list[Any], Labels, int]:
         """Return data and name of the records at the end of the aliases, and the shortest TTL."""
-        by_owner: dict[_Owner, list[tuple[int, Any]]] = {}
+        by_owner: dict[Labels, list[tuple[int, Any]]] = {}
         for owner, rdtype, _, data in records:
             by_owner.setdefault(_lower(owner), []).append((rdtype, data))
-        ttl = min((ttl for _, _, ttl, _ in records), default=_MAX_TTL)
-        name = self._name
+        ttl = min(ttl for _, _, ttl, _ in records)
+        name = self._labels
         for _ in range(_MAX_ALIASES):
             here = by_owner.get(_lower(name), [])
             # One that comes twice is one (RFC 2181 §5).
@@ -215,13 +224,13 @@ class Question:
             aliases = [data for rdtype, data in here if rdtype == dns.rdatatype.CNAME]
             if found or not aliases:
                 return found, name, ttl
-            name = aliases[0].target
+            name = aliases[0].target.labels
         raise MessageError(f"more than {_MAX_ALIASES} aliases, or a loop of them")
 
 
-def _lower(name: dns.name.Name) -> _Owner:
-    """Return a name as a key; dnspython's own hash takes longer than all the rest."""
-    return tuple(map(bytes.lower, name.labels))
+def _lower(name: Labels) -> Labels:
+    """Return a name as a key: case makes no difference."""
+    return tuple(map(bytes.lower, name))
 
 
 def _strings(data: bytes) -> tuple[bytes, ...]:
@@ -239,7 +248,9 @@ def _strings(data: bytes) -> tuple[bytes, ...]:
 
 def _ipv4(data: bytes) -> str:
     """Return the address in an A record (RFC 1035 §3.4.1). Raise `ValueError`."""
-    return str(IPv4Address(data))
+    if len(data) != 4:
+        raise ValueError("an address that is too short or too long")
+    return ".".join(map(str, data))
 
 
 def _ipv6(data: bytes) -> str:
@@ -255,9 +266,13 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
 }
 
 
-def _records(wire: bytes, at: int) -> Iterator[_Record]:
-    """Yield the records from an offset on. Raise `ValueError`, `IndexError` or `struct.error`."""
-    while True:
+def _records(wire: bytes, at: int, count: int) -> tuple[list[_Record], int]:
+    """Return `count` records from an offset on, and where they end.
+
+    Raise `ValueError`, `IndexError` or `struct.error`.
+    """
+    records = []
+    for _ in range(count):
         name = at
         # A name ends with the root's empty label or with a pointer, which is two bytes long.
         while 0 < (length := wire[at]) < 64:
@@ -270,7 +285,8 @@ def _records(wire: bytes, at: int) -> Iterator[_Record]:
         at = data + length
         if at > len(wire):
             raise ValueError("a record that is cut short")
-        yield _Record(name, rdtype, rdclass, ttl, data, at)
+        records.append(_Record(name, rdtype, rdclass, ttl, data, at))
+    return records, at
 
 
 def _extension(additional: list[_Record]) -> int:
@@ -292,7 +308,7 @@ def _is_referral(authority: list[_Record]) -> bool:
 
 def _negative_ttl(wire: bytes, authority: list[_Record]) -> int:
     for record in authority:
-        if (record.rdtype, record.rdclass) == (dns.rdatatype.SOA, _IN):
+        if record.rdtype == dns.rdatatype.SOA and record.rdclass == _IN:
             if record.end - record.data < _MIN_SOA:
                 continue
             (minimum,) = _MINIMUM.unpack_from(wire, record.end - _MINIMUM.size)

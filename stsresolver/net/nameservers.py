@@ -27,7 +27,15 @@ import dns.name
 from dns.rdatatype import RdataType
 
 from .deadline import BoundedSocket, Deadline, connected, is_out_of_room
-from .dns_messages import Answer, MessageError, Question, Refused, Truncated, is_refusal
+from .dns_messages import (
+    Answer,
+    Labels,
+    MessageError,
+    Question,
+    Refused,
+    Truncated,
+    is_refusal,
+)
 from .dns_servers import DnsServer, configured, named
 from .file_changes import Watch
 from .resolv_conf import read_servers
@@ -116,7 +124,7 @@ class Inquiry:
 
     def __init__(
         self,
-        name: dns.name.Name,
+        name: dns.name.Name | Labels,
         rdtype: RdataType,
         servers: Iterable[DnsServer],
         heard: Heard,
@@ -237,7 +245,7 @@ class NameServers:
 
     def ask(
         self,
-        name: dns.name.Name,
+        name: dns.name.Name | Labels,
         rdtype: RdataType,
         deadline: Deadline,
         *,
@@ -261,7 +269,7 @@ class NameServers:
 
     def ask_each(
         self,
-        questions: Iterable[tuple[dns.name.Name, RdataType]],
+        questions: Iterable[tuple[dns.name.Name | Labels, RdataType]],
         deadline: Deadline,
         done: Done,
         *,
