@@ -5,7 +5,6 @@ A step that would pass the limit raises `TimeoutError`.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -78,7 +77,8 @@ class BoundedSocket:
         try:
             self._socket.connect(address)
         except BlockingIOError:
-            yield from self._until(select.POLLOUT, "no connection in time")
+            if not (yield self._wait(select.POLLOUT)):
+                raise TimeoutError("no connection in time") from None
             error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
                 raise OSError(error, os.strerror(error)) from None
@@ -86,12 +86,23 @@ class BoundedSocket:
     def recv(self, size: int) -> Steps[bytes]:
         """Receive, as `socket.socket` does."""
         while True:
-            yield from self._until(select.POLLIN, "nothing came in time")
-            # The kernel drops a broken datagram after it has announced it.
-            with contextlib.suppress(BlockingIOError):
+            if not (yield self._wait(select.POLLIN)):
+                raise TimeoutError("nothing came in time")
+            try:
                 data = self._socket.recv(size)
-                clock.received += len(data)
-                return data
+            except BlockingIOError:
+                # The kernel drops a broken datagram after it has announced it.
+                continue
+            clock.received += len(data)
+            return data
+
+    def send(self, datagram: bytes) -> None:
+        """Send a datagram."""
+        try:
+            self._socket.send(datagram)
+        except BlockingIOError:
+            # There is no room for it. It is lost, as it may be on its way.
+            return
 
     def sendall(self, data: bytes) -> Steps[None]:
         """Send, as `socket.socket` does."""
@@ -99,16 +110,27 @@ class BoundedSocket:
             try:
                 sent = self._socket.send(data)
             except BlockingIOError:
-                yield from self._until(select.POLLOUT, "not everything could be sent in time")
+                if not (yield self._wait(select.POLLOUT)):
+                    raise TimeoutError("not everything could be sent in time") from None
                 continue
             if sent == len(data):
                 return
             data = data[sent:]
 
-    def _until(self, event: int, otherwise: str) -> Steps[None]:
+    def _wait(self, event: int) -> Wait:
         self.deadline.left()
-        if not (yield Wait(((self._socket.fileno(), event),), self.deadline.end)):
-            raise TimeoutError(otherwise)
+        return Wait(((self._socket.fileno(), event),), self.deadline.end)
+
+
+def datagrams(address: tuple[str, int], deadline: Deadline) -> BoundedSocket:
+    """Return a socket for datagrams to and from an IP address and port. Raise `OSError`."""
+    one = BoundedSocket(_family(address), socket.SOCK_DGRAM, deadline)
+    try:
+        one._socket.connect(address)
+    except BaseException:
+        one.close()
+        raise
+    return one
 
 
 def connected(address: tuple[str, int], deadline: Deadline) -> Steps[BoundedSocket]:
@@ -116,11 +138,14 @@ def connected(address: tuple[str, int], deadline: Deadline) -> Steps[BoundedSock
 
     Raise `TimeoutError`, or another `OSError`.
     """
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    connection = BoundedSocket(family, socket.SOCK_STREAM, deadline)
+    connection = BoundedSocket(_family(address), socket.SOCK_STREAM, deadline)
     try:
         yield from connection.connect(address)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _family(address: tuple[str, int]) -> int:
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET

@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import socket
 import struct
 import threading
 import time
@@ -26,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 import dns.name
 from dns.rdatatype import RdataType
 
-from .deadline import BoundedSocket, Deadline, connected, is_out_of_room
+from .deadline import BoundedSocket, Deadline, connected, datagrams, is_out_of_room
 from .dns_messages import (
     Answer,
     Labels,
@@ -287,50 +286,41 @@ class NameServers:
             inquiries = [one for one in inquiries if not one.over]
             if not inquiries:
                 return
+            asked = [one for one in inquiries if server in one.servers]
             try:
-                yield from self._exchange(server, inquiries, share, deadline)
+                # `share` seconds over UDP, and as much over TCP.
+                if asked:
+                    cut = yield from self._over_udp(server, asked, deadline.within(share))
+                    if cut:
+                        yield from self._over_tcp(server, cut, deadline.within(share))
             except TimeoutError:
                 break
         for one in inquiries:
             one.give_up()
 
-    def _exchange(
-        self, server: DnsServer, inquiries: list[Inquiry], share: float, deadline: Deadline
-    ) -> Steps[None]:
-        """Ask one name server, within `share` seconds over UDP and as much over TCP.
-
-        Raise `TimeoutError` when the deadline is over.
-        """
-        asked = [one for one in inquiries if server in one.servers]
-        if asked and (cut := (yield from self._over_udp(server, asked, deadline.within(share)))):
-            yield from self._over_tcp(server, cut, deadline.within(share))
-
     def _over_udp(
         self, server: DnsServer, inquiries: list[Inquiry], deadline: Deadline
     ) -> Steps[Inquiry | None]:
         """Ask until each has an answer, or one of them needs TCP (returned) or another server."""
-        family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
         waiting = list(inquiries)
         probe = Probe(self._heard) if any(one.in_doubt for one in inquiries) else None
         try:
-            with BoundedSocket(family, socket.SOCK_DGRAM, deadline) as udp:
-                yield from udp.connect((server.address, server.port))
+            with datagrams((server.address, server.port), deadline) as udp:
                 if probe is not None:
-                    yield from udp.sendall(probe.wire)
+                    udp.send(probe.wire)
                 for one in inquiries:
-                    yield from udp.sendall(one.ask(server))
+                    udp.send(one.ask(server))
                 while waiting:
-                    wire = yield from udp.recv(65535)
-                    wires = [wire] if probe is None else probe.sift(wire)
-                    for one in tuple(waiting):
-                        try:
-                            answered = any(one.read(server, wire) for wire in wires)
-                        except Truncated:
-                            return one
-                        if answered and not one.over:
-                            return None
-                        if answered:
-                            waiting.remove(one)
+                    came = yield from udp.recv(65535)
+                    for wire in (came,) if probe is None else probe.sift(came):
+                        for one in waiting:
+                            if one.read(server, wire):
+                                if not one.over:
+                                    return None
+                                waiting.remove(one)
+                                break
+        except Truncated:
+            return one
         except TimeoutError:
             pass
         except OSError as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stsresolver.net.deadline import BoundedSocket, Deadline, connected
+from stsresolver.net.deadline import BoundedSocket, Deadline, connected, datagrams
 from stsresolver.net.steps import Wait, run
 
 # Seconds: longer than any step here takes, a deadline that passes, and what a busy machine adds.
@@ -177,12 +177,6 @@ def test_others_have_a_turn_before_each_part(accepted):
     assert len(waited) == 2
 
 
-def datagrams(server: socket.socket, deadline: Deadline) -> BoundedSocket:
-    one = BoundedSocket(socket.AF_INET, socket.SOCK_DGRAM, deadline)
-    run(one.connect(server.getsockname()))
-    return one
-
-
 def test_a_datagram_that_is_none_in_the_end():
     """recvfrom(2): one with a wrong checksum is an event, and is gone when it is read."""
     waited = []
@@ -195,7 +189,7 @@ def test_a_datagram_that_is_none_in_the_end():
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        with datagrams(server, Deadline(LONG)) as ours:
+        with datagrams(server.getsockname(), Deadline(LONG)) as ours:
             assert driven(ours.recv(9), wait) == b"real"
     assert len(waited) == 3
 
@@ -203,9 +197,9 @@ def test_a_datagram_that_is_none_in_the_end():
 def test_a_name_server_that_is_not_there():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        ours = datagrams(server, Deadline(LONG))
+        ours = datagrams(server.getsockname(), Deadline(LONG))
     with ours:
-        run(ours.sendall(b"?"))
+        ours.send(b"?")
         with pytest.raises(ConnectionRefusedError):
             run(ours.recv(9))
 
