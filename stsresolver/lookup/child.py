@@ -151,6 +151,8 @@ class Child:
         self._resolvers = resolvers
         self._loop = Loop(daemon.fileno(), most)
         self._results: list[tuple[int, Result]] = []
+        # One for all packets: the system would have to find and clear memory for each.
+        self._received = memoryview(bytearray(MAX_MESSAGE))
 
     def serve(self) -> NoReturn:
         """Answer until the daemon closes the socket; then end the process."""
@@ -158,10 +160,10 @@ class Child:
         try:
             while True:
                 if self._loop.turn():
-                    packet = self._daemon.recv(MAX_MESSAGE)
-                    if not packet:
+                    size = self._daemon.recv_into(self._received)
+                    if not size:
                         break
-                    for message in packet.split(b"\n"):
+                    for message in self._received[:size].tobytes().split(b"\n"):
                         self._begin(message)
                 self._send()
             status = 0
