@@ -81,8 +81,9 @@ class Again:
     def __init__(self, one):
         self.one, self.first = one, settings
     def recv(self, size):
-        message, self.first = self.first, None
-        return message or self.one.recv(size)
+        return self.first
+    def recv_into(self, buffer):
+        return self.one.recv_into(buffer)
     def send(self, data):
         return self.one.send(data)
     def fileno(self):
