@@ -41,7 +41,11 @@ class Deadline:
 
     def within(self, seconds: float) -> Deadline:
         """Return the deadline of a step: `seconds` from now. Raise as `left` does."""
-        return Deadline(min(seconds, self.left()))
+        step = Deadline(seconds)
+        if step.end > self.end:
+            self.left()
+            step.end = self.end
+        return step
 
 
 class BoundedSocket:

@@ -90,17 +90,9 @@ class Truncated(Exception):
     """The answer to the question did not fit in a datagram."""
 
 
-class _Record(NamedTuple):
-    """A record, and where in the message its name begins, its data begin, and they end."""
-
-    name: int
-    rdtype: int
-    rdclass: int
-    ttl: int
-    data: int
-    end: int
-
-
+# A record: where in the message its name begins, its type, class and time to live, where its data
+# begin, and where they end.
+_Record = tuple[int, int, int, int, int, int]
 # The labels of a name. The last is the root's, which is empty.
 Labels = tuple[bytes, ...]
 # Owner, type, time to live and data.
@@ -172,10 +164,8 @@ class Question:
         if flags & _TRUNCATED:
             raise Truncated
         try:
-            answer, end = _records(wire, end, answers)
-            authority, end = _records(wire, end, authorities)
-            additional, _ = _records(wire, end, others)
-            found = [*self._read(wire, answer)]
+            answer, authority, additional = _sections(wire, end, answers, authorities, others)
+            found = [*self._read(wire, answer)] if answer else []
         except (dns.exception.DNSException, IndexError, ValueError, struct.error):
             return None
         rcode |= _extension(additional)
@@ -266,34 +256,37 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
 }
 
 
-def _records(wire: bytes, at: int, count: int) -> tuple[list[_Record], int]:
-    """Return `count` records from an offset on, and where they end.
+def _sections(wire: bytes, at: int, *counts: int) -> list[list[_Record]]:
+    """Return so many records of each section, from an offset on.
 
     Raise `ValueError`, `IndexError` or `struct.error`.
     """
-    records = []
-    for _ in range(count):
-        name = at
-        # A name ends with the root's empty label or with a pointer, which is two bytes long.
-        while 0 < (length := wire[at]) < 64:
-            at += 1 + length
-        if 64 <= length < 0xC0:
-            raise ValueError("a label of unknown type")
-        at += 2 if length else 1
-        rdtype, rdclass, ttl, length = _FIXED.unpack_from(wire, at)
-        data = at + _FIXED.size
-        at = data + length
-        if at > len(wire):
-            raise ValueError("a record that is cut short")
-        records.append(_Record(name, rdtype, rdclass, ttl, data, at))
-    return records, at
+    sections = []
+    for count in counts:
+        records = []
+        for _ in range(count):
+            name = at
+            # A name ends with the root's empty label or with a pointer, which is two bytes long.
+            while 0 < (length := wire[at]) < 64:
+                at += 1 + length
+            if 64 <= length < 0xC0:
+                raise ValueError("a label of unknown type")
+            at += 2 if length else 1
+            rdtype, rdclass, ttl, length = _FIXED.unpack_from(wire, at)
+            data = at + _FIXED.size
+            at = data + length
+            if at > len(wire):
+                raise ValueError("a record that is cut short")
+            records.append((name, rdtype, rdclass, ttl, data, at))
+        sections.append(records)
+    return sections
 
 
 def _extension(additional: list[_Record]) -> int:
     """Return the upper bits of the status, which an OPT record has (RFC 6891 §6.1.3)."""
-    for record in additional:
-        if record.rdtype == dns.rdatatype.OPT:
-            return record.ttl >> 24 << 4
+    for _, rdtype, _, ttl, _, _ in additional:
+        if rdtype == dns.rdatatype.OPT:
+            return ttl >> 24 << 4
     return 0
 
 
@@ -302,15 +295,13 @@ def _is_referral(authority: list[_Record]) -> bool:
 
     It does not say that there is nothing, as one with an SOA, or without NS records, does.
     """
-    types = {record.rdtype for record in authority}
+    types = {rdtype for _, rdtype, *_ in authority}
     return dns.rdatatype.NS in types and dns.rdatatype.SOA not in types
 
 
 def _negative_ttl(wire: bytes, authority: list[_Record]) -> int:
-    for record in authority:
-        if record.rdtype == dns.rdatatype.SOA and record.rdclass == _IN:
-            if record.end - record.data < _MIN_SOA:
-                continue
-            (minimum,) = _MINIMUM.unpack_from(wire, record.end - _MINIMUM.size)
-            return min(record.ttl, int(minimum))
+    for _, rdtype, rdclass, ttl, begin, end in authority:
+        if rdtype == dns.rdatatype.SOA and rdclass == _IN and end - begin >= _MIN_SOA:
+            (minimum,) = _MINIMUM.unpack_from(wire, end - _MINIMUM.size)
+            return min(ttl, int(minimum))
     return 0

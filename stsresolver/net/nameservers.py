@@ -65,23 +65,13 @@ Done = Callable[[RdataType, Answer | NameServerError], None]
 
 
 class Heard:
-    """`at`: when a name server last answered, whatever it was asked (monotonic seconds)."""
+    """`at`: when a name server last answered, whatever it was asked (monotonic seconds).
+
+    Any answer but REFUSED shows that the server works.
+    """
 
     def __init__(self) -> None:
         self.at = -math.inf
-
-    def read(self, question: Question, wire: bytes) -> Answer | None:
-        """Read an answer as `Question.read` does. Any but REFUSED shows that the server works."""
-        try:
-            answer = question.read(wire)
-        except Refused:
-            raise
-        except (MessageError, Truncated):
-            self.at = time.monotonic()
-            raise
-        if answer is not None:
-            self.at = time.monotonic()
-        return answer
 
 
 class Probe:
@@ -101,14 +91,17 @@ class Probe:
         if self._question is None:
             return [wire]
         try:
-            if self._heard.read(self._question, wire) is None:
+            if self._question.read(wire) is None:
                 if not is_refusal(wire):
                     return [wire]
                 self._refusals.append(wire)
                 return []
+            self._heard.at = time.monotonic()
+        except Refused:
+            pass
         except (MessageError, Truncated):
             # An answer too, if not a good one.
-            pass
+            self._heard.at = time.monotonic()
         self._question = None
         return self._refusals
 
@@ -161,7 +154,7 @@ class Inquiry:
     def read(self, server: DnsServer, wire: bytes) -> bool:
         """Take the answer of a name server; return whether it is one. Raise `Truncated`."""
         try:
-            answer = self.heard.read(self._question, wire)
+            answer = self._question.read(wire)
         except Refused as error:
             if server in self._refused:
                 self._fail(server, str(error))
@@ -171,14 +164,18 @@ class Inquiry:
                 self._failures[server] = str(error)
             return True
         except MessageError as error:
+            self.heard.at = time.monotonic()
             self.fail(server, str(error))
             return True
         except Truncated:
+            self.heard.at = time.monotonic()
             self._answered = True
             raise
-        if answer is not None:
-            self._end(answer)
-        return answer is not None
+        if answer is None:
+            return False
+        self.heard.at = time.monotonic()
+        self._end(answer)
+        return True
 
     def fail(self, server: DnsServer, why: str) -> None:
         """Ask this name server no more: its answer is of no use."""
@@ -281,12 +278,9 @@ class NameServers:
         """
         servers = self.validating if validated else self._configured()
         share = deadline.left() / max(_TRIES, len(servers) + 1)
-        inquiries = [Inquiry(*question, servers, self._heard, done) for question in questions]
+        waiting = [Inquiry(*question, servers, self._heard, done) for question in questions]
         for server in itertools.cycle(servers):
-            inquiries = [one for one in inquiries if not one.over]
-            if not inquiries:
-                return
-            asked = [one for one in inquiries if server in one.servers]
+            asked = [one for one in waiting if server in one.servers]
             try:
                 # `share` seconds over UDP, and as much over TCP.
                 if asked:
@@ -295,8 +289,12 @@ class NameServers:
                         yield from self._over_tcp(server, cut, deadline.within(share))
             except TimeoutError:
                 break
-        for one in inquiries:
-            one.give_up()
+            waiting = [one for one in waiting if not one.over]
+            if not waiting:
+                return
+        for one in waiting:
+            if not one.over:
+                one.give_up()
 
     def _over_udp(
         self, server: DnsServer, inquiries: list[Inquiry], deadline: Deadline

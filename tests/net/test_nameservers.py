@@ -129,3 +129,18 @@ def test_both_go_out_together(tmp_path):
     with serving(tmp_path, zone(GOOD, GOOD)) as ((server,), servers):
         asked(servers)
     assert sorted(server.queries) == [(HOST, "A", "udp"), (HOST, "AAAA", "udp")]
+
+
+def test_the_end_of_the_time_takes_no_answer_back(tmp_path):
+    """One is answered, and then there is no time to ask for the other over TCP."""
+    deadline = Deadline(TIMEOUT)
+    found = []
+
+    def done(rdtype: RdataType, _: Answer | NameServerError) -> None:
+        found.append(rdtype.name)
+        deadline.end = 0.0
+
+    with serving(tmp_path, zone(truncated(GOOD), GOOD)) as (_, servers):
+        questions = [(dns.name.from_text(HOST), one) for one in (RdataType.AAAA, RdataType.A)]
+        run(servers.ask_each(questions, deadline, done))
+    assert sorted(found) == ["A", "AAAA"]
