@@ -20,6 +20,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from ..mta_sts.results import Cause, Failure
 from ..version import __version__
@@ -45,6 +46,8 @@ _LULL = 1.0
 _NONE = "no such process is running"
 # What is added in the log if a process ended before its first message.
 _EARLY = " before it was ready (standard error may say why; after an upgrade, restart the daemon)"
+# Runs a job, now or soon, on whatever thread is right for it.
+Hand = Callable[[Callable[[], None]], None]
 # The log levels that the process may use.
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
@@ -63,19 +66,25 @@ class ResolverProcess:
 
     `resolver`: the arguments of `Resolver` except the timeout, as values of JSON.
     `died`: called for each death on the listening thread. By default the questions fail.
+    `hand`: runs what calls `done` with the results that came, at once by default.
     `tries`: of how many processes a question is asked that end before they answer.
     `losses`: how often the process ended by itself, was killed, or could not be started.
 
     `start` returns before the process is ready. `close` ends it. Each method may be called on any
-    thread, and `close` on any but the listening thread, in which `done` is called.
+    thread, and `close` on any but the listening thread.
     """
 
     def __init__(
-        self, resolver: Mapping[str, object], died: Died | None = None, tries: int = 2
+        self,
+        resolver: Mapping[str, object],
+        died: Died | None = None,
+        tries: int = 2,
+        hand: Hand = lambda job: job(),
     ) -> None:
         self.losses = 0
         self._resolver = dict(resolver)
         self._died = died or _give_up
+        self._hand = hand
         # Guards the attributes below, and each send: the socket is not closed during one.
         self._lock = threading.Lock()
         self._questions = Questions(tries)
@@ -177,7 +186,8 @@ class ResolverProcess:
         `what`: `POLICY_ID`, `FETCH` or `RESOLVE`, which alone uses `known_ids`.
         `domain`: in A-labels.
         `timeout`: seconds for DNS and for HTTPS each.
-        `done`: runs on the listening thread, or at once on this one after `close`.
+        `done`: runs where `hand` has it run, a failure on the listening thread. After `close` it
+        runs at once on this one.
 
         The question is sent at the next `flush` or earlier.
         """
@@ -330,21 +340,25 @@ class ResolverProcess:
 
     def _take(self, child: Process, packet: bytes) -> bool:
         """Take the messages in a packet; return False if one of them is invalid."""
-        for message in packet.split(b"\n"):
-            # Only the number is read first, so that a result that nobody waits for costs little.
-            number = message[1:24].partition(b",")[0]
-            if number != b"0" and number.isdigit():
-                with self._lock:
-                    question = self._questions.answered(int(number))
-                if question is not None:
-                    finish(question.wanted, _result(message))
-                continue
-            try:
+        results: list[tuple[Wanted, bytes]] = []
+        others: list[bytes] = []
+        with self._lock:
+            for message in packet.split(b"\n"):
+                # Only the number is read here, so a result that nobody waits for costs little.
+                number = message[1:24].partition(b",")[0]
+                if number == b"0" or not number.isdigit():
+                    others.append(message)
+                elif question := self._questions.answered(int(number)):
+                    results.append((question.wanted, message))
+        if results:
+            self._hand(partial(_finish_all, results))
+        try:
+            for message in others:
                 self._take_other(child, message)
-            except ValueError as error:
-                # Only a process that is compromised sends this.
-                log.error("invalid message from the resolver process: %s", error)
-                return False
+        except ValueError as error:
+            # Only a process that is compromised sends this.
+            log.error("invalid message from the resolver process: %s", error)
+            return False
         return True
 
     def _take_other(self, child: Process, message: bytes) -> None:
@@ -412,6 +426,11 @@ class ResolverProcess:
             log.error("the resolver process ended%s, %s: starting another", early, _how(status))
             if child.greeted:
                 self._died(under_way | child.overdue, [question.wanted for question in over])
+
+
+def _finish_all(results: Iterable[tuple[Wanted, bytes]]) -> None:
+    for wanted, message in results:
+        finish(wanted, _result(message))
 
 
 def _result(message: bytes) -> Result:

@@ -428,14 +428,18 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         done.set()
 
     def _take_messages(self) -> None:
-        # Reset before the messages are read: a thread that adds one from now on wakes again.
-        self._woken = False
         while self._messages:
-            call, arguments = self._messages.popleft()
-            try:
-                call(*arguments)
-            except Exception:
-                log.exception("internal error while serving")
+            # Nobody needs to wake this thread while it takes messages.
+            self._woken = True
+            while self._messages:
+                call, arguments = self._messages.popleft()
+                try:
+                    call(*arguments)
+                except Exception:
+                    log.exception("internal error while serving")
+            # A message that came before this did not wake it, one that comes from now on does.
+            self._woken = False
+        self._woken = False
 
     def _due(self, now: float) -> float:
         """Return the monotonic time at which `_see_to_time` has something to do."""
