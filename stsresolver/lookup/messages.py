@@ -66,8 +66,9 @@ _State = TypeVar("_State", bound=enum.Enum)
 
 Result = str | Policy | Found | NotChanged | NoPolicy | Failure | Dane
 
-# Made once: `json.dumps` makes one for each message.
+# Made once: `json.dumps` makes one for each message, and `json.loads` looks for the encoding.
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_READ = json.JSONDecoder().raw_decode
 
 
 def write(number: int, what: str, *values: object) -> bytes:
@@ -78,10 +79,13 @@ def write(number: int, what: str, *values: object) -> bytes:
 
 def read(message: bytes) -> tuple[int, str, list[Any]]:
     """Return number, type and values of a message. Raise `ValueError` if it is none."""
+    text = message.decode()
     try:
-        number, what, *values = json.loads(message)
+        (number, what, *values), end = _READ(text)
     except (RecursionError, TypeError) as error:
         raise ValueError(str(error)) from error
+    if end != len(text):
+        raise ValueError("more than a message in a line")
     if type(number) is not int or not isinstance(what, str):
         raise ValueError("a message without a number or a type")
     return number, what, values
