@@ -185,16 +185,14 @@ class ResolverPool:
 
     def _may_grow(self, now: float) -> bool:
         """Return whether to start another process."""
-        # While one is being started, nobody knows yet whether it is enough.
-        if len(self._processes) >= self._most or now < self._not_before:
+        if len(self._processes) >= self._most or now < max(self._not_before, self._looked + _LOOK):
             return False
+        # While one is being started, nobody knows yet whether it is enough.
         return all(process.ready for process in self._processes) and self._busy(now)
 
     def _busy(self, now: float) -> bool:
         """Return whether the processes compute most of the time rather than wait."""
         seconds = now - self._looked
-        if seconds < _LOOK:
-            return False
         used = sum(process.cpu for process in self._processes)
         before, self._looked, self._used = self._used, now, used
         return used - before > _BUSY * seconds * len(self._processes)

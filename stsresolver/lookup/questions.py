@@ -75,9 +75,9 @@ class Questions:
         return len(self._under_way)
 
     @property
-    def unsent(self) -> bool:
-        """Whether a question waits to be sent."""
-        return bool(self._unsent)
+    def unsent(self) -> int:
+        """How many questions wait to be sent."""
+        return len(self._unsent)
 
     def add(self, wanted: Wanted, seconds: float, now: float) -> None:
         """Add a question, to be sent. `seconds`: its time limit."""

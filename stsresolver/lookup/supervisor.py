@@ -40,6 +40,8 @@ _START = 30.0
 _FULL = 1.0
 # Seconds for which a question waits while no process runs.
 _WAIT = 2.0
+# Questions that wait for a `flush` at most: the process begins while others are still being asked.
+_SOME = 8
 # Seconds without a question after which the listening thread has to be woken for the next one.
 _LULL = 1.0
 # Why a lookup fails while no process runs.
@@ -200,6 +202,8 @@ class ResolverProcess:
                 now = time.monotonic()
                 wanted = Wanted(what, domain, timeout, known_ids, done)
                 self._questions.add(wanted, seconds, now)
+                if self._questions.unsent >= _SOME:
+                    self._send()
                 if now + seconds < self._wakes:
                     self._ring()
                 return True
