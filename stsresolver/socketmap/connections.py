@@ -148,7 +148,7 @@ class Connections:
         others: list[tuple[int, int, bytes | None]] = []
         for fd, event in events:
             connection = self._open.get(fd)
-            if connection is None or event != _IN or connection.received:
+            if connection is None or event != _IN or connection.received or connection.waiting:
                 others.append((fd, event, None))
                 continue
             try:
@@ -266,6 +266,10 @@ class Connections:
         self._poll.close()
 
     def _read(self, connection: Connection, now: float) -> None:
+        if connection.waiting:
+            # What it sends now is read once it has its reply.
+            self._watch(connection, 0)
+            return
         try:
             data = connection.socket.recv(_READ)
         except BlockingIOError:
@@ -315,18 +319,13 @@ class Connections:
                 self._lost(connection, error)
                 return
             connection.sent(sent)
-            if not connection.unsent and connection.events == _IN and not connection.ending:
-                if connection.waiting:
-                    self._watch(connection)
-                return
         if connection.ending and connection.idle:
             self.close(connection)
         else:
-            self._watch(connection)
+            self._watch(connection, _OUT if connection.unsent else _IN)
 
-    def _watch(self, connection: Connection) -> None:
-        """Wait for room to write, for a reply, or for a request: for one of them at a time."""
-        events = _OUT if connection.unsent else 0 if connection.waiting else _IN
+    def _watch(self, connection: Connection, events: int) -> None:
+        """Wait for room to write, for a request, or (0) only for the end of the connection."""
         if events != connection.events:
             self._poll.modify(connection.fd, events)
             connection.events = events
@@ -350,8 +349,6 @@ class Connections:
         connection.end()
         if connection.idle:
             self.close(connection)
-        else:
-            self._watch(connection)
 
     def _lost(self, connection: Connection, error: OSError) -> None:
         log.debug("connection %d is lost: %s", connection.fd, error)
