@@ -27,23 +27,21 @@ class SteadyClock:
     wrong: time servers correct a clock within minutes of its start, and a daemon that is restarted
     every night is still to remove what has ended.
 
-    The wall clock is to be read first: then no jump lies between that and `is_steady`.
+    The arguments are the time by the wall clock and by the monotonic one.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._offset = clock.time() - clock.monotonic()
-        self._since = clock.monotonic()
+    def __init__(self, wall: float, monotonic: float) -> None:
+        self._offset = wall - monotonic
+        self._since = monotonic
 
     @property
     def since(self) -> float:
         """When the clock was first seen after its last jump, by itself (wall-clock seconds)."""
         return self._since + self._offset
 
-    def is_steady(self) -> bool:
+    def is_steady(self, wall: float, monotonic: float) -> bool:
         """Say whether the wall clock has not jumped for an hour, as far as was seen here."""
-        now = self._clock.monotonic()
-        offset = self._clock.time() - now
+        offset = wall - monotonic
         if abs(offset - self._offset) > _JUMP:
-            self._offset, self._since = offset, now
-        return now >= self._since + STEADY
+            self._offset, self._since = offset, monotonic
+        return monotonic >= self._since + STEADY

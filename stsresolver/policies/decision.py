@@ -182,26 +182,26 @@ def _present(known: Known, now: Now) -> tuple[Known, tuple[Effect, ...]]:
         return known, ()
     if entry.policy.max_age == 0:
         # It was in force for one answer.
-        return replace(known, entry=None), ()
+        return known._replace(entry=None), ()
     effects: tuple[Effect, ...] = ()
     if entry.fetched > now.wall + CLOCK_SKEW:
         if not now.steady:
-            return replace(known, entry=replace(entry, fetched=now.wall, checked=0.0)), ()
+            return known._replace(entry=replace(entry, fetched=now.wall, checked=0.0)), ()
         fetched = now.wall - (entry.renewal - entry.fetched)
         entry = replace(entry, fetched=fetched, checked=0.0, due=now.wall)
         effects = (Put(entry),)
     elif entry.checked > now.wall + CLOCK_SKEW:
         entry = replace(entry, checked=0.0)
     if now.wall < entry.end:
-        return replace(known, entry=entry), effects
+        return known._replace(entry=entry), effects
     if entry.is_over:
-        return replace(known, entry=None), effects
+        return known._replace(entry=None), effects
     mode = entry.policy.mode
     if not now.steady and entry.fetched < now.since:
         # A clock that is ahead may go back, and then the policy is in force still.
-        return replace(known, entry=None, doubtful=mode), effects
+        return known._replace(entry=None, doubtful=mode), effects
     ended = (*effects, Touch(entry.over()), Lapse(mode), Announce())
-    return replace(known, entry=None, lapsed=mode), ended
+    return known._replace(entry=None, lapsed=mode), ended
 
 
 def _resolved(

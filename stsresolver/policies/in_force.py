@@ -14,18 +14,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Protocol, TypeAlias
-
-import cachetools
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ..cache.clock import Clock, SteadyClock
 from ..cache.entry import Entry
 from ..cache.store import Cache, StoreError
 from ..counters import Tally
-from ..mta_sts.policy import Mode, Policy
+from ..mta_sts.policy import Policy
 from ..mta_sts.results import Cause, Failure, Lookup, NoPolicy
 from . import decision
 from .event_log import EventLog
@@ -70,8 +67,6 @@ log = logging.getLogger(__name__)
 
 # Renewals behind answers at once; beyond them, the next answer tries again.
 _MOST_RENEWALS = 100
-# Domains whose policy has ended, until they are asked for again.
-_MAX_LAPSED = 20_000
 # Entries read at once.
 _SOME = 500
 
@@ -99,8 +94,7 @@ class Lookups(Protocol):
         """Fetch the domain's policy."""
 
 
-@dataclass(frozen=True, slots=True)
-class InForce:
+class InForce(NamedTuple):
     """What applies to a domain.
 
     `policy`: None where there is none, or where it is not known.
@@ -115,8 +109,7 @@ class InForce:
     unknown: Fault | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(NamedTuple):
     """A chain of steps for one domain; `end` is called with what the last one comes to.
 
     `asked`: whether mail asked for the domain.
@@ -163,7 +156,7 @@ class Policies:
         self._blocking = blocking
         self._changed = changed
         self._clock = clock
-        self._steady = SteadyClock(clock)
+        self._steady = SteadyClock(clock.time(), clock.monotonic())
         self._events = EventLog()
         self.setbacks = Setbacks()
         self._outages = Outages()
@@ -172,8 +165,6 @@ class Policies:
         self._misses = NegativeCache()
         self._revocations = Revocations(clock.time())
         self._lock = threading.Lock()
-        # Modes of policies that came to their end, until a lookup says what follows.
-        self._lapsed: MutableMapping[str, Mode] = cachetools.LRUCache(_MAX_LAPSED)
         self._closing = False
 
     def close(self) -> None:
@@ -300,7 +291,6 @@ class Policies:
         """Forget what this process alone knows of a domain."""
         self._misses.forget(domain)
         self.setbacks.forget(domain)
-        self._lapse(domain, None)
         self._announce(domain)
         log.info("%s: forgotten, as it was asked for", domain)
 
@@ -314,24 +304,25 @@ class Policies:
             self._blocking(partial(self._take_and_flush, task, decide))
 
     def _take_and_flush(self, task: _Task, decide: Decide) -> None:
-        self._take(task, decide)
-        self._flush()
+        if self._take(task, decide):
+            self._flush()
 
-    def _take(self, task: _Task, decide: Decide) -> None:
-        """Take one step of a task: decide, carry it out, and ask or end."""
+    def _take(self, task: _Task, decide: Decide) -> bool:
+        """Take one step of a task: decide, carry it out, and ask or end. Return whether it asks."""
         try:
             change = self.changes
             now = self._now()
             step = decide(self._read(task, now), now, self.times)
             for effect in step.effects:
                 change = self._carry_out(effect, task, change)
-            if isinstance(step.then, Answer | Refresh):
-                task.end(step.then, change)
-            else:
+            if not isinstance(step.then, Answer | Refresh):
                 self._ask(task, step.then)
+                return True
+            task.end(step.then, change)
         except Exception:
             log.exception("%s: internal error while looking up the policy", task.key[0])
             task.failed()
+        return False
 
     def _ask(self, task: _Task, question: Question) -> None:
         domain, timeout = task.key
@@ -365,31 +356,25 @@ class Policies:
         return self._known(task.key, entry, unread, now)
 
     def _known(self, key: Key, entry: Entry | None, unread: float | None, now: Now) -> Known:
-        domain = key[0]
-        with self._lock:
-            lapsed = self._lapsed.get(domain)
-        return Known(
-            domain,
-            entry,
-            self._misses.get(key),
-            self._misses.pauses(key, now.monotonic),
-            lapsed,
-            self._faults(unread, now),
-        )
+        miss, pauses, lapsed = self._misses.get(key, now.monotonic)
+        return Known(key[0], entry, miss, pauses, lapsed, self._faults(unread, now))
 
     def _faults(self, unread: float | None, now: Now) -> Mapping[Fault, float]:
         """Return the faults that last. `unread`: since when the store cannot be read."""
+        if unread is not None:
+            self._outages.begin(Fault.STORE, unread)
+        lasting = self._outages.lasting(now.monotonic)
+        if not lasting:
+            return lasting
         if unread is None:
             self._outages.end(Fault.STORE, now.monotonic)
-        else:
-            self._outages.begin(Fault.STORE, unread)
         if now.steady:
             self._outages.end(Fault.CLOCK, now.monotonic)
         return self._outages.lasting(now.monotonic)
 
     def _now(self) -> Now:
         wall, monotonic = self._clock.time(), self._clock.monotonic()
-        return Now(wall, monotonic, self._steady.is_steady(), self._steady.since)
+        return Now(wall, monotonic, self._steady.is_steady(wall, monotonic), self._steady.since)
 
     # EFFECTS
 
@@ -403,7 +388,7 @@ class Policies:
             case Touch(entry):
                 self._store.touch(entry)
             case Lapse(mode):
-                self._lapse(domain, mode)
+                self._misses.lapse(domain, mode)
             case Remember(miss):
                 self._misses.remember(key, miss)
             case Rest(pause):
@@ -438,13 +423,6 @@ class Policies:
             case TellLapsed(before, why):
                 self._events.lapsed(key, before, why)
                 self.setbacks.note(key[0], self._clock.time(), before, None, why)
-
-    def _lapse(self, domain: str, mode: Mode | None) -> None:
-        with self._lock:
-            if mode is None:
-                self._lapsed.pop(domain, None)
-            else:
-                self._lapsed[domain] = mode
 
     def _announce(self, domain: str) -> int:
         """Announce that the policy of `domain` has changed; return the number of this change."""

@@ -82,7 +82,7 @@ class Proactive:
         self._behind = behind
         self._also = also
         self._clock = clock
-        self._steady = SteadyClock(clock)
+        self._steady = SteadyClock(clock.time(), clock.monotonic())
         self._next_purge = clock.monotonic()
         self._purged = 0
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
@@ -138,8 +138,8 @@ class Proactive:
 
     def _purge(self) -> bool:
         """Remove some of what has ended; return whether more is left."""
-        now = self._clock.time()
-        if not self._steady.is_steady() or self._clock.monotonic() < self._next_purge:
+        now, monotonic = self._clock.time(), self._clock.monotonic()
+        if not self._steady.is_steady(now, monotonic) or monotonic < self._next_purge:
             return False
         removed = self._store.purge(now - KEPT, _PURGE)
         self._purged += removed

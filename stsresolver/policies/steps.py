@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from ..cache.entry import Entry
 from ..mta_sts.policy import Mode, Policy
@@ -20,8 +21,7 @@ from .misses import Miss, Pause
 from .renewal_times import DAY
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(NamedTuple):
     """The time of a decision.
 
     `wall`: seconds since the epoch, for stored times.
@@ -41,8 +41,7 @@ class Now:
         return self.wall // DAY * DAY
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What is known of a domain when a decision is made.
 
     `domain`: in A-labels.
@@ -60,7 +59,7 @@ class Known:
     miss: Miss | None = None
     pauses: tuple[Pause, ...] = ()
     lapsed: Mode | None = None
-    faults: Mapping[Fault, float] = field(default_factory=dict)
+    faults: Mapping[Fault, float] = MappingProxyType({})
     doubtful: Mode | None = None
 
     def paused(self, policy_id: str) -> Failure | None:
@@ -241,4 +240,4 @@ class Step:
 
     def after(self, *effects: Effect) -> Step:
         """Return the step with other effects before its own."""
-        return replace(self, effects=(*effects, *self.effects))
+        return replace(self, effects=(*effects, *self.effects)) if effects else self

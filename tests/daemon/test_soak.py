@@ -224,7 +224,7 @@ def forget(result, known, now, times):
     entry = known.entry
     if result.cause is not Cause.DNS or entry is None:
         return real(result, known, now, times)
-    return real(result, replace(known, entry=None), now, times)
+    return real(result, known._replace(entry=None), now, times)
 decision._missed = forget
 sys.exit(daemon.main())
 """

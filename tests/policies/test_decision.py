@@ -47,8 +47,8 @@ DOMAIN = "example.com"
 GRACE = 60.0
 FAULT_PAUSE = decision.FAULT_PAUSE
 NOW = Now(wall=1_800_000_000.0, monotonic=5_000.0)
-UNSTEADY = replace(NOW, steady=False)
-SINCE = replace(NOW, steady=False, since=NOW.wall - WEEK)
+UNSTEADY = NOW._replace(steady=False)
+SINCE = NOW._replace(steady=False, since=NOW.wall - WEEK)
 TIMES = RenewalTimes(GRACE)
 UNUSED = 180 * DAY
 
