@@ -21,7 +21,7 @@ from functools import partial
 from ..config.exemptions import exempted_by
 from ..config.settings import Zone
 from ..dane.states import Verdict
-from ..mta_sts.next_hop import NextHop, parse_next_hop, policy_domain
+from ..mta_sts.next_hop import NextHop, parse_next_hop
 from ..mta_sts.policy import Mode, Policy
 from ..policies.dane_states import DaneState, DaneStates
 from ..policies.event_log import EventLog
@@ -124,26 +124,15 @@ class Answers:
         """The number of policy changes so far: a reply made before the last may be out of date."""
         return self._policies.changes
 
-    def at_once(self, request: bytes) -> Reply | None:
-        """Return the reply to a request that needs no lookup, None for one that does.
-
-        Only computes, and little: the serving thread may call it.
-        """
-        name, space, next_hop = request.partition(b" ")
-        if not space:
-            count = self._default.counts[Outcome.MALFORMED]
-            return Reply(encode(b"PERM "), math.inf, count=count)
-        # Letters of all the world cost more to convert than the serving thread should spend.
-        if next_hop.isascii() and policy_domain(next_hop) is None:
-            return _not_found(self._maps.get(name, self._default).counts[Outcome.NONE], math.inf)
-        return None
-
     def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
-        """Call `deliver` once with the reply, now or later and on another thread."""
+        """Call `deliver` once with the reply, now or later and on another thread.
+
+        Computes only little for a request in ASCII: the serving thread may call it.
+        """
         asked, next_hop = self._asked(request)
         zone, counts = asked.zone, asked.counts
         if next_hop is None:
-            deliver(_not_found(counts[Outcome.NONE], math.inf))
+            deliver(self._without_domain(request, counts))
             return
         if (exempt := self._exempt(asked, next_hop.domain)) is not None:
             deliver(exempt)
@@ -177,6 +166,13 @@ class Answers:
         exempt = self._exempt(asked, next_hop.domain)
         return exempt or self._observed(asked, next_hop, self._known(asked, next_hop))
 
+    def _without_domain(self, request: bytes, counts: Counts) -> Reply:
+        """Return the reply to a request that can have no policy domain, or is none at all."""
+        if b" " in request:
+            return _not_found(counts[Outcome.NONE], math.inf, change=self.changes)
+        count = self._default.counts[Outcome.MALFORMED]
+        return Reply(encode(b"PERM "), math.inf, change=self.changes, count=count)
+
     def _asked(self, request: bytes) -> tuple[_Map, NextHop | None]:
         name, _, next_hop = request.partition(b" ")
         return self._maps.get(name, self._default), parse_next_hop(next_hop)
@@ -207,7 +203,8 @@ class Answers:
             return None
         self._events.exempt(domain, entry)
         # Made anew now and then, for the warning.
-        return _not_found(asked.counts[Outcome.EXEMPT], time.monotonic() + _EXEMPT, domain)
+        until = time.monotonic() + _EXEMPT
+        return _not_found(asked.counts[Outcome.EXEMPT], until, domain, self.changes)
 
     def _observed(self, asked: _Map, next_hop: NextHop, reply: Reply) -> Reply:
         """Return a reply as the zone gives it: where it only observes, nothing holds up mail."""
@@ -230,8 +227,8 @@ def exempt_in(zone: Zone, files: Mapping[str, frozenset[str]]) -> frozenset[str]
     return files.get(zone.exempt_file or "", frozenset()).union(zone.exempt)
 
 
-def _not_found(count: ReplyCount, until: float, domain: str = "") -> Reply:
-    return Reply(encode(_NOT_FOUND), until, domain, count=count)
+def _not_found(count: ReplyCount, until: float, domain: str = "", change: int = 0) -> Reply:
+    return Reply(encode(_NOT_FOUND), until, domain, change, count)
 
 
 def _temporary(why: str, counts: Counts) -> Reply:

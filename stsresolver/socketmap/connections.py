@@ -61,9 +61,9 @@ class Connection(Conversation):
         self.opened = self.last = now
 
 
-# Takes a connection, a request's bytes on the wire, its text, and the monotonic time. Returns the
-# reply, or None if it comes later by `Connections.reply`.
-Ask = Callable[[Connection, bytes, bytes, float], bytes | None]
+# Takes a connection, a request's bytes on the wire, its text, and the monotonic time. The reply
+# comes later by `Connections.reply`.
+Ask = Callable[[Connection, bytes, bytes, float], None]
 
 
 class Connections:
@@ -294,7 +294,8 @@ class Connections:
             connection.last = now
             reply = self._cache.find(wire, now)
             if reply is None:
-                return self._ask(connection, wire, text, now)
+                self._ask(connection, wire, text, now)
+                return None
             reply.count.again += 1
             return reply.data
 

@@ -57,11 +57,8 @@ class Source(Protocol):
     def changes(self) -> int:
         """How many changes of a policy there were so far."""
 
-    def at_once(self, request: bytes) -> Reply | None:
-        """Return a reply that takes no lookup."""
-
     def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
-        """Deliver the reply once, from any thread."""
+        """Deliver the reply once, now or later, from any thread."""
 
     def cached(self, request: bytes) -> Reply:
         """Return the reply that can be given now."""
@@ -328,17 +325,8 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
             self._fill_workers(now)
         return now, self._due(now)
 
-    def _ask(self, connection: Connection, wire: bytes, text: bytes, now: float) -> bytes | None:
-        """Return the reply to a request if it takes no lookup; else have it looked up."""
-        try:
-            reply = self.source.at_once(text)
-        except Exception:
-            log.exception("internal error while answering a request")
-            reply = None
-        if reply is not None:
-            self._cache.put(wire, reply)
-            reply.count.first += 1
-            return reply.data
+    def _ask(self, connection: Connection, wire: bytes, text: bytes, now: float) -> None:
+        """Have the reply to a request looked up."""
         request = Request(connection, wire, text, now, self.source)
         self._waiting.append(request)
         if text.isascii():
@@ -346,7 +334,6 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         else:
             # U-labels cost more to convert than the serving thread should spend.
             self._queue.append(lambda: self._look_up(request))
-        return None
 
     def _look_up(self, request: Request) -> None:
         self._asked = True

@@ -108,14 +108,12 @@ def next_hop(data: bytes) -> None:
     answers.look_up(data, replies.append)
     (reply,) = replies
     assert len(known.asked) <= 1
-    at_once = answers.at_once(data)
-    code, text = postfix_grammar.reply(reply.data if at_once is None else at_once.data)
+    code, text = postfix_grammar.reply(reply.data)
     if b" " not in data:
         assert (code, known.asked) == (b"PERM", [])
     elif not known.asked:
         assert (code, text) == (b"NOTFOUND", b"")
     else:
-        assert at_once is None
         assert answers.cached(data) == reply
         (domain,) = set(known.asked)
         one_form(domain)

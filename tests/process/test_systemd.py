@@ -62,15 +62,15 @@ import os, sys, time
 from stsresolver.socketmap import answer
 from stsresolver import daemon
 
-at_once = answer.Answers.at_once
+look_up = answer.Answers.look_up
 
-def held(self, request):
+def held(self, request, deliver):
     if b"hold" in request:
         while not os.path.exists(sys.argv[1]):
             time.sleep(0.005)
-    return at_once(self, request)
+    look_up(self, request, deliver)
 
-answer.Answers.at_once = held
+answer.Answers.look_up = held
 sys.exit(daemon.main(sys.argv[2:]))
 """
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -157,8 +158,8 @@ def test_text_of_requests_is_for_the_source_alone(serve):
     """Empty, without a space, and with any byte: frames all the same."""
 
     class Anything(Source):
-        def at_once(self, request: bytes) -> Reply | None:
-            return reply(b"GOT " + request)
+        def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
+            deliver(reply(b"GOT " + request))
 
     served = serve(source=Anything())
     texts = [b"", b" ", b"x", b"a b c", b"1:a,", bytes(range(256)), "münchen.example".encode()]
@@ -169,10 +170,10 @@ def test_text_of_requests_is_for_the_source_alone(serve):
 @pytest.mark.requirement("WIRE-7")
 def test_request_without_a_space(serve):
     class Literal(Source):
-        answers = Answers(None, Zone(), {})
+        answers = Answers(SimpleNamespace(changes=0), Zone(), {})
 
-        def at_once(self, request: bytes) -> Reply | None:
-            return self.answers.at_once(request)
+        def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
+            self.answers.look_up(request, deliver)
 
     served = serve(source=Literal())
     with served.client() as client:
@@ -512,8 +513,8 @@ from stsresolver.socketmap.server import SocketmapServer
 
 class Source:
     changes = 0
-    def at_once(self, request):
-        return Reply(b"3:NOW,", -math.inf)
+    def look_up(self, request, deliver):
+        deliver(Reply(b"3:NOW,", -math.inf))
 
 listeners = listen_tcp("127.0.0.1", 0, reuse_port=False)
 server = SocketmapServer(listeners, workers=1)

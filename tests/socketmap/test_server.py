@@ -59,8 +59,7 @@ def test_ready_reply_is_said_without_asking(serve):
             assert other.ask(b"zone constant a") == b"CONSTANT zone constant a"
         client.send(frame(b"zone ready a") * 3)
         assert client.replies(3) == [b"READY zone ready a"] * 3
-    assert served.source.lookups == [b"zone ready a"]
-    assert sorted(served.source.asked) == [b"zone constant a", b"zone ready a"]
+    assert sorted(served.source.lookups) == [b"zone constant a", b"zone ready a"]
 
 
 @pytest.mark.requirement("WIRE-10")
@@ -119,13 +118,13 @@ def test_switch_drops_ready_replies_and_what_the_old_source_still_says(serve):
         wait_for(old.held(1), "the lookup")
         served.server.switch(new)
         assert client.ask(b"zone constant a") == b"CONSTANT zone constant a"
-        assert new.asked == [b"zone constant a"], "it is asked anew"
+        assert new.lookups == [b"zone constant a"], "it is asked anew"
         old.until = math.inf
         old.release()
         new.release()
         assert waiting.replies(1) == [b"LATER zone held a"], "a request keeps its source"
         assert waiting.ask(b"zone ready a") == b"READY zone ready a"
-        assert new.lookups == [b"zone ready a"]
+        assert new.lookups[1:] == [b"zone ready a"]
 
 
 def test_reply_of_the_source_before_is_not_kept(serve):
@@ -178,9 +177,10 @@ def test_lookups_of_a_turn_are_sent_together(serve):
         wait_for(served.source.held(1), "the lookup")
         wait_for(lambda: sent == [1], "the end of the turn")
         with served.client() as other:
-            assert other.ask(b"zone now b") == b"NOW zone now b"
+            for _ in range(3):
+                assert other.ask(b"zone constant b") == b"CONSTANT zone constant b"
         served.source.release()
-    assert sent == [1], "a turn without a lookup sends nothing"
+    assert sent == [1, 2], "a turn without a lookup sends nothing"
 
 
 def test_u_labels_are_converted_on_a_worker(serve):
@@ -245,13 +245,13 @@ def test_lookup_that_raises_with_nothing_cached_closes(serve):
 
 
 @pytest.mark.parametrize("before", [b"", frame(b"zone later a"), frame(b"zone now a")])
-def test_source_that_raises_on_the_serving_thread(serve, before):
+def test_lookup_that_raises_between_others_is_answered(serve, before):
     served = serve(bugs=True)
     with served.client() as client, served.client() as other:
-        client.send(before + frame(b"zone broken-now b") + frame(b"zone now c"))
+        client.send(before + frame(b"zone broken b") + frame(b"zone now c"))
         if before:
             assert client.reply().endswith(b" a")
-        assert client.reply() == b"LATER zone broken-now b"
+        assert client.reply() == b"TEMP "
         assert client.reply() == b"NOW zone now c"
         assert other.ask(b"zone later d") == b"LATER zone later d"
 

@@ -24,34 +24,20 @@ WATCHED = 0.15
 class Source:
     """Replies after the word behind the map name; the reply repeats the request.
 
-    now, much: at once, and never again without asking. constant: at once and for ever.
+    now, much: at once, and not to be repeated. constant: at once and for ever.
     later: by a lookup, which delivers on another thread. held: by one that ends with `release`.
     ready: by one, kept until `until`. bytes N: by one, N bytes. twice: by one that delivers two
-    replies. broken: the lookup raises. broken-now: `at_once` raises.
+    replies. broken: the lookup raises.
     """
 
     def __init__(self) -> None:
         self.changes = 0
         self.until = math.inf
-        self.asked: list[bytes] = []
         self.lookups: list[bytes] = []
         self.cached_works = True
         self._lock = threading.Lock()
         self._held: list[Callable[[], None]] = []
         self._open = False
-
-    def at_once(self, request: bytes) -> Reply | None:
-        self.asked.append(request)
-        word = request.split()[1]
-        if word == b"now":
-            return reply(b"NOW " + request)
-        if word == b"much":
-            return reply(b"MUCH " + request + b"." * 50_000)
-        if word == b"constant":
-            return reply(b"CONSTANT " + request, math.inf)
-        if word == b"broken-now":
-            raise RuntimeError("at_once is broken")
-        return None
 
     def look_up(self, request: bytes, deliver: Callable[[Reply], None]) -> None:
         self.lookups.append(request)
@@ -64,7 +50,13 @@ class Source:
                 if not self._open:
                     self._held.append(lambda: deliver(reply(b"LATER " + request)))
                     return
-        if word == b"later":
+        if word == b"now":
+            deliver(reply(b"NOW " + request))
+        elif word == b"much":
+            deliver(reply(b"MUCH " + request + b"." * 50_000))
+        elif word == b"constant":
+            deliver(reply(b"CONSTANT " + request, math.inf, change=change))
+        elif word == b"later":
             threading.Thread(target=deliver, args=[reply(b"LATER " + request)]).start()
         elif word == b"bytes":
             deliver(reply(b"x" * int(rest[0])))
