@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -58,6 +59,9 @@ log = logging.getLogger("stsresolver.daemon")
 
 # Seconds that closing caches, log and resolver process may take after the last answer.
 CLEANUP = 10.0
+# When Python looks for cyclic garbage (gc.set_threshold). Hardly anything here makes any, but each
+# look stops the serving thread, and by default it looks at all policies often.
+_COLLECTOR = 10_000, 20, 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,6 +203,8 @@ def _run(config: Config, source: str, options: argparse.Namespace, manager: Serv
             if settings.target != "stderr":
                 log.critical("not started: %s", error)
             raise
+        gc.freeze()
+        gc.set_threshold(*_COLLECTOR)
         clean = server.serve_forever()
         log.info("stopped")
     if gave_up.is_set():
