@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # Processes at most. Further cores are left to the rest of the host.
 _MOST = 4
-# Another process is started when each has `_MANY` lookups under way, and has been busy for the share
+# Another process is started when each has `_MANY` lookups under way, and has been busy for a share
 # `_BUSY` of the time since the last look, at least `_LOOK` seconds ago.
 _MANY = 8
 _BUSY = 0.95

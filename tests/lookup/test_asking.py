@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import queue
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stsresolver import Resolver
 from stsresolver.lookup import questions, resolver_process, supervisor
+from stsresolver.lookup.messages import POLICY_ID, Result
 from stsresolver.mta_sts.policy import MAX_POLICY_SIZE, Policy
 from stsresolver.mta_sts.results import Cause, Failure, Found, NoPolicy, NotChanged
 from tests.lookup.processes import NAMES, TIMEOUT, errors, logged, once, ready
 from tests.support.authority import Authority
-from tests.support.socketmap_client import wait_for
+from tests.support.socketmap_client import DEADLINE, wait_for
 from tests.support.waited import Waited
 
 RECORDS = {
@@ -88,6 +90,30 @@ def test_lookups_run_side_by_side(served, process):
     with ThreadPoolExecutor(NAMES) as threads:
         found = threads.map(Waited(one, TIMEOUT).policy_id, [f"{n}.example" for n in range(NAMES)])
         assert list(found) == [str(n) for n in range(NAMES)]
+
+
+def test_what_follows_from_results_is_done_where_it_is_handed_to(served, process):
+    jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    results: list[Result] = []
+    one = process(served.settings, hand=jobs.put)
+    one.ask(POLICY_ID, "1.example", TIMEOUT, (), results.append)
+    one.flush()
+    job = jobs.get(timeout=DEADLINE)
+    assert results == []
+    job()
+    assert results == ["1"]
+    assert one.under_way == 0
+
+
+def test_many_questions_are_sent_before_the_flush(served, process):
+    results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+    one = process(served.settings)
+    ready(one)
+    for number in range(supervisor._SOME):
+        one.ask(POLICY_ID, f"{number % NAMES}.example", TIMEOUT, (), results.put)
+    assert one._questions.unsent == 0
+    for _ in range(supervisor._SOME):
+        assert isinstance(results.get(timeout=DEADLINE), str)
 
 
 def test_the_name_servers_are_read_again_when_they_change(served, process):

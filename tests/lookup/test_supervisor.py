@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from stsresolver.lookup import backoff, resolver_process, supervisor
-from stsresolver.lookup.resolver_process import Process, State
+from stsresolver.lookup.resolver_process import Process, State, busy_seconds
 from stsresolver.lookup.supervisor import ResolverProcess, StartError
 from stsresolver.mta_sts.results import Cause, Failure
 from tests.lookup.processes import (
@@ -293,3 +293,11 @@ def test_close_while_it_pauses(process, child, caplog, monkeypatch):
         one.close()
         assert waiting.result().cause is Cause.PROCESS
     assert time.monotonic() - started < pause, "before the pause is over"
+
+
+def test_how_long_a_process_had_something_to_compute():
+    before, cpu = busy_seconds(os.getpid()), time.thread_time()
+    while time.thread_time() < cpu + 0.02:
+        pass
+    assert busy_seconds(os.getpid()) > before + 0.01
+    assert busy_seconds(None) == 0.0, "there is none"
