@@ -9,6 +9,7 @@ import pytest
 
 from stsresolver.mta_sts.policy import Mode
 from tests.support.browser import browsing
+from tests.support.socketmap_client import wait_for
 from tests.support.watched import watching
 
 from .test_pages import now_entry
@@ -48,18 +49,23 @@ def test_it_fits(browser, watched, width, path):
     assert browser.complaints() == []
 
 
+def comes_to(browser, path):
+    """A browser may say that it has clicked before it has gone anywhere."""
+    wait_for(lambda: browser.url.endswith(path), path)
+
+
 def test_links_and_search(browser, watched):
     browser.resize(WIDE, 900)
     browser.go(f"http://localhost:{watched.port}/status")
     assert "policy in force could not be renewed: enforce" in browser.text
     assert "policy got weaker: enforce -> testing" in browser.text
     browser.click("failing.example")
-    assert browser.url.endswith("/status/domain?name=failing.example")
+    comes_to(browser, "/status/domain?name=failing.example")
     assert "mx: mail.example.com" in browser.text
     browser.click("Overview")
     browser.write("#q", "mail")
     browser.click("Search")
-    assert browser.url.endswith("/status/domains?q=mail")
+    comes_to(browser, "/status/domains?q=mail")
     assert "60 found." in browser.text
     assert "mail00.example" in browser.text
     assert "mail55.example" not in browser.text
