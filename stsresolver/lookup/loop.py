@@ -157,7 +157,7 @@ class Loop:
         """Run ready lookups for `SLICE` seconds, one at least. Return when that is (monotonic)."""
         end = now + SLICE
         while self._ready:
-            lookup = self._next(now)
+            lookup = self._next(now) if self._line else heapq.heappop(self._ready)[2]
             if lookup.ready is not None:
                 lookup.late += now - lookup.ready
                 lookup.ready = None

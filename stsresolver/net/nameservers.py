@@ -253,12 +253,10 @@ class NameServers:
 
         Raise `Unreachable` or `NoRoom` where that is the reason, else `NameServerError`.
         """
-        answers: list[Answer | NameServerError] = []
+        answers: dict[RdataType, Answer | NameServerError] = {}
         questions = [(name, rdtype)]
-        yield from self.ask_each(
-            questions, deadline, lambda _, one: answers.append(one), validated=validated
-        )
-        (answer,) = answers
+        yield from self.ask_each(questions, deadline, answers.__setitem__, validated=validated)
+        answer = answers[rdtype]
         if isinstance(answer, NameServerError):
             raise answer
         return answer
