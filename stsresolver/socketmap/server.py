@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 ANSWER_LIMIT = 20.0
 # Seconds that `switch` waits for a serving thread that may have ended.
 SWITCH_LIMIT = 5.0
+# Seconds for which the serving thread does what others ask, before it looks at clients again.
+SLICE = 0.002
 # How often idle connections are looked for (seconds).
 IDLE_ROUND = 60.0
 # Seconds until another thread is tried, after one could not be started.
@@ -415,21 +417,25 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         done.set()
 
     def _take_messages(self) -> None:
+        """Do what other threads ask, for about `SLICE` seconds: then clients are served again."""
+        end = time.monotonic() + SLICE
+        # Nobody needs to wake this thread meanwhile.
+        self._woken = True
         while self._messages:
-            # Nobody needs to wake this thread while it takes messages.
-            self._woken = True
-            while self._messages:
-                call, arguments = self._messages.popleft()
-                try:
-                    call(*arguments)
-                except Exception:
-                    log.exception("internal error while serving")
-            # A message that came before this did not wake it, one that comes from now on does.
-            self._woken = False
+            call, arguments = self._messages.popleft()
+            try:
+                call(*arguments)
+            except Exception:
+                log.exception("internal error while serving")
+            if time.monotonic() >= end:
+                break
+        # What comes from now on wakes it. `_due` sees what came before.
         self._woken = False
 
     def _due(self, now: float) -> float:
         """Return the monotonic time at which `_see_to_time` has something to do."""
+        if self._messages:
+            return now
         due = min(self._idle_round, self._drain_until)
         due = min(due, self._connections.again, self._connections.crowded)
         if self._waiting:

@@ -183,6 +183,23 @@ def test_lookups_of_a_turn_are_sent_together(serve):
     assert sent == [1, 2], "a turn without a lookup sends nothing"
 
 
+def test_clients_are_served_while_messages_do_not_end(serve):
+    served = serve()
+    over = threading.Event()
+
+    def again() -> None:
+        if not over.is_set():
+            served.server.soon(again)
+
+    served.server.soon(again)
+    try:
+        with served.client() as client:
+            for _ in range(3):
+                assert client.ask(b"zone now a") == b"NOW zone now a"
+    finally:
+        over.set()
+
+
 def test_u_labels_are_converted_on_a_worker(serve):
     served = serve(workers=1)
     gate = threading.Event()
