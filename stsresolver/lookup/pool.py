@@ -1,8 +1,8 @@
 """A pool of resolver processes that grows under load.
 
 A process computes on one core at a time (the GIL). So the pool starts more of them, at most one a
-core, when those that run always have something to compute. Until then one more gives no answer
-sooner, and its start takes CPU from the others.
+core, when those that run compute nearly all the time. Until then one more gives no answer sooner,
+and its start takes CPU from the others.
 
 A change of the settings starts a new process for what is asked from then on. The old ones drain.
 Domains that processes have died of are looked up apart from the others (`quarantine`).
@@ -29,10 +29,11 @@ log = logging.getLogger(__name__)
 
 # Processes at most. Further cores are left to the rest of the host.
 _MOST = 4
-# Another process is started when each has `_MANY` lookups under way, and has been busy for a share
-# `_BUSY` of the time since the last look, at least `_LOOK` seconds ago.
+# Another process is started when each has `_MANY` lookups under way, and has used the share `_BUSY`
+# of a core since CPU time was read last, at least `_LOOK` seconds ago. A process of lookups with a
+# policy uses all of it; for those without one the serving thread is what is full first.
 _MANY = 8
-_BUSY = 0.95
+_BUSY = 0.9
 _LOOK = 0.2
 # Seconds until that is tried again, if there was no thread for it.
 _AGAIN = 60.0
@@ -63,11 +64,11 @@ class ResolverPool:
         self._past_losses = 0
         self._last_ready = time.monotonic()
         self._quarantine = Quarantine(self._start_alone)
-        # When another process may be started, and when it was last looked how long the processes
-        # have been busy (monotonic); for how long all together (seconds).
+        # When another process may be started, and when the CPU time of the processes was read
+        # last (monotonic); the sum (seconds).
         self._not_before = 0.0
         self._looked = 0.0
-        self._busy = 0.0
+        self._used = 0.0
 
     def lookups(self, timeout: float) -> LookupClient:
         """Return a client whose lookups have a time limit, in seconds."""
@@ -189,14 +190,14 @@ class ResolverPool:
         if len(self._processes) >= self._most or now < max(self._not_before, self._looked + _LOOK):
             return False
         # While one is being started, nobody knows yet whether it is enough.
-        return all(process.ready for process in self._processes) and self._are_busy(now)
+        return all(process.ready for process in self._processes) and self._busy(now)
 
-    def _are_busy(self, now: float) -> bool:
-        """Return whether the processes have had something to compute since the last look."""
+    def _busy(self, now: float) -> bool:
+        """Return whether the processes compute nearly all the time."""
         seconds = now - self._looked
-        busy = sum(process.busy for process in self._processes)
-        before, self._looked, self._busy = self._busy, now, busy
-        return busy - before > _BUSY * seconds * len(self._processes)
+        used = sum(process.cpu for process in self._processes)
+        before, self._looked, self._used = self._used, now, used
+        return used - before > _BUSY * seconds * len(self._processes)
 
     def _start_another(self) -> None:
         """Start one more process. It gets questions once it is ready."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import os
 import socket
 import subprocess
 import time
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Seconds that a process may take to end by itself, before it is killed.
 _END = 1.0
+# Clock ticks a second, in which the kernel counts CPU time (proc(5)).
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class State(enum.Enum):
@@ -128,15 +131,12 @@ def start(resolver: Mapping[str, object], level: int) -> Process:
     return Process(process, ours, time.monotonic())
 
 
-def busy_seconds(pid: int | None) -> float:
-    """Return the seconds for which a process has had something to compute, 0 if there is none.
-
-    It computed or waited for a core then (Documentation/scheduler/sched-stats.rst of Linux). Also 0
-    where the kernel does not count that.
-    """
+def cpu_seconds(pid: int | None) -> float:
+    """Return the seconds of CPU that a process has used so far, 0 if there is none (proc(5))."""
     try:
-        with open(f"/proc/{pid}/schedstat", "rb") as file:
-            computed, waited, _ = file.read().split()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name in parentheses may hold spaces itself.
+            fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return 0.0
-    return (int(computed) + int(waited)) / 1e9
+    return (int(fields[11]) + int(fields[12])) / _TICKS

@@ -28,7 +28,7 @@ from .backoff import Backoff
 from .client import LookupClient
 from .messages import MAX_LINE, MAX_MESSAGE, RESOLVE, Result, read, read_result
 from .questions import Done, Question, Questions, Wanted
-from .resolver_process import Process, State, busy_seconds, start
+from .resolver_process import Process, State, cpu_seconds, start
 
 log = logging.getLogger(__name__)
 
@@ -169,9 +169,9 @@ class ResolverProcess:
         return self._thread.ident is not None and not self._thread.is_alive()
 
     @property
-    def busy(self) -> float:
-        """Seconds for which the process has had something to compute, 0 while none runs."""
-        return busy_seconds(self.pid)
+    def cpu(self) -> float:
+        """Seconds of CPU that the process has used so far, 0 while none runs (proc(5))."""
+        return cpu_seconds(self.pid)
 
     @property
     def under_way(self) -> int:

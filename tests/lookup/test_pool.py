@@ -47,8 +47,8 @@ class Process:
         self.ready, self.pid = not Process.slow, 1000 + len(Process.all)
 
     @property
-    def busy(self):
-        """All the time, or never."""
+    def cpu(self):
+        """A core's whole time for ever, or none."""
         return time.monotonic() if self.computes else 0.0
 
     def drain(self):
@@ -134,13 +134,13 @@ def test_what_they_use_is_looked_at_over_some_time(several, monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "number", "why"),
     [
-        (pool._BUSY - 0.1, 1, "it waits for the network at times"),
-        (pool._BUSY + 0.1, 2, "it always has something to compute"),
+        (pool._BUSY - 0.1, 1, "it waits for much of the time"),
+        (pool._BUSY + 0.1, 2, "it computes nearly all the time"),
     ],
 )
-def test_another_is_started_by_the_share_of_time(several, monkeypatch, seconds, number, why):
+def test_another_is_started_by_the_share_of_a_core(several, monkeypatch, seconds, number, why):
     monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: 1.0))
-    monkeypatch.setattr(Process, "busy", seconds)
+    monkeypatch.setattr(Process, "cpu", seconds)
     one = several(4)
     ask_many(one, pool._MANY + 1)
     assert len(Process.all) == number, why
