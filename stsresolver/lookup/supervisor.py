@@ -41,7 +41,7 @@ _FULL = 1.0
 # Seconds for which a question waits while no process runs.
 _WAIT = 2.0
 # Questions that wait for a `flush` at most: the process begins while others are still being asked.
-_SOME = 8
+_SOME = 4
 # Seconds without a question after which the listening thread has to be woken for the next one.
 _LULL = 1.0
 # Why a lookup fails while no process runs.
