@@ -61,7 +61,7 @@ log = logging.getLogger("stsresolver.daemon")
 CLEANUP = 10.0
 # When Python looks for cyclic garbage (gc.set_threshold). Hardly anything here makes any, but each
 # look stops the serving thread, and by default it looks at all policies often.
-_COLLECTOR = 10_000, 20, 100
+_COLLECTOR = 5_000, 5, 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
