@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from .messages import MAX_MESSAGE, Result, write
 
+# Questions that are sent though others may follow at once: a quarter of those under way, within
+# these bounds. So the process begins early, and one that has enough to do is not woken for each few.
+_FEW, _SOME = 4, 8
 # Messages in a packet at most: between two packets, the process goes on with running lookups.
 _BATCH = 64
 # Seconds within which a question counts as sent when it was asked.
@@ -78,6 +81,11 @@ class Questions:
     def unsent(self) -> int:
         """How many questions wait to be sent."""
         return len(self._unsent)
+
+    @property
+    def fill_a_packet(self) -> bool:
+        """Whether enough questions wait to be sent that the process should begin with them."""
+        return len(self._unsent) >= max(_FEW, min(len(self._under_way) // 4, _SOME))
 
     def add(self, wanted: Wanted, seconds: float, now: float) -> None:
         """Add a question, to be sent. `seconds`: its time limit."""

@@ -40,8 +40,6 @@ _START = 30.0
 _FULL = 1.0
 # Seconds for which a question waits while no process runs.
 _WAIT = 2.0
-# Questions that wait for a `flush` at most: the process begins while others are still being asked.
-_SOME = 4
 # Seconds without a question after which the listening thread has to be woken for the next one.
 _LULL = 1.0
 # Why a lookup fails while no process runs.
@@ -202,7 +200,7 @@ class ResolverProcess:
                 now = time.monotonic()
                 wanted = Wanted(what, domain, timeout, known_ids, done)
                 self._questions.add(wanted, seconds, now)
-                if self._questions.unsent >= _SOME:
+                if self._questions.fill_a_packet:
                     self._send()
                 if now + seconds < self._wakes:
                     self._ring()

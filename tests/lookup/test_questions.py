@@ -36,6 +36,24 @@ def test_questions_go_out_in_one_packet(several):
     assert len(several) == 3
 
 
+@pytest.mark.parametrize(
+    ("under_way", "enough", "why"),
+    [
+        (0, 4, "fewer can wait for others"),
+        (15, 4, "a quarter"),
+        (20, 6, "a quarter, those to be sent included"),
+        (200, 8, "it begins with these"),
+    ],
+)
+def test_a_packet_is_full_by_what_the_process_has_to_do(several, under_way, enough, why):
+    add(several, under_way)
+    send(several)
+    add(several, enough - 1)
+    assert not several.fill_a_packet
+    add(several, 1)
+    assert several.fill_a_packet, why
+
+
 def test_a_packet_is_bounded(several, monkeypatch):
     monkeypatch.setattr(questions, "_BATCH", 2)
     add(several, 5)
