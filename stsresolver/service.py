@@ -60,8 +60,8 @@ class Service:
         self.server = server
         self._config = config
         self.cache = open_cache(config.cache, config.cache_grace)
-        # What follows from a result is decided by the thread that answers: no other one computes.
-        self.resolver = ResolverPool(_reach(config, proxy), hand=server.soon)
+        # The thread that answers reads the results and decides what follows: no other computes.
+        self.resolver = ResolverPool(_reach(config, proxy), watch=server.watch)
         lookups = functools.cache(self.resolver.lookups)
         self.dane = DaneStates(lookups, flush=self.resolver.flush)
         self.policies = Policies(

@@ -22,7 +22,7 @@ from .client import ENDINGS, LookupClient, endings
 from .messages import DANE, FETCH, POLICY_ID, RESOLVE, WHOLE_DANE, Result
 from .quarantine import LEFT_ALONE, Quarantine
 from .questions import Wanted
-from .supervisor import Died, Hand, ResolverProcess, StartError
+from .supervisor import Died, ResolverProcess, StartError, Watch
 from .suspects import Treatment
 
 log = logging.getLogger(__name__)
@@ -49,15 +49,15 @@ class ResolverPool:
     `seconds`: how long they took, by type of question.
     """
 
-    def __init__(self, resolver: Mapping[str, object], hand: Hand = lambda job: job()) -> None:
+    def __init__(self, resolver: Mapping[str, object], watch: Watch | None = None) -> None:
         self.endings = Tally(ENDINGS)
         self.seconds = {what: Durations() for what in _QUESTIONS}
         self._resolver = resolver
-        self._hand = hand
+        self._watch = watch
         self._most = min(_MOST, len(os.sched_getaffinity(0)))
         # Guards the attributes below. They are read without it.
         self._lock = threading.Lock()
-        self._processes = [ResolverProcess(resolver, self._died, hand=hand)]
+        self._processes = [ResolverProcess(resolver, self._died, watch=watch)]
         self._draining: list[ResolverProcess] = []
         self._closed = False
         # The losses of those that have drained, and when one of them was ready (monotonic).
@@ -90,7 +90,7 @@ class ResolverPool:
         while len(self._draining) >= _MOST_DRAINING:
             self._draining[0].join()
             self._forget_drained()
-        process = ResolverProcess(resolver, self._died, hand=self._hand)
+        process = ResolverProcess(resolver, self._died, watch=self._watch)
         try:
             process.start()
         except StartError as error:
@@ -204,7 +204,7 @@ class ResolverPool:
         with self._lock:
             if self._closed or len(self._processes) >= self._most:
                 return
-            process = ResolverProcess(self._resolver, self._died, hand=self._hand)
+            process = ResolverProcess(self._resolver, self._died, watch=self._watch)
             try:
                 process.start()
             except StartError as error:

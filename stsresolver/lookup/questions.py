@@ -16,7 +16,7 @@ from typing import NamedTuple
 from .messages import MAX_MESSAGE, Result, write
 
 # Questions that are sent though others may follow at once: a quarter of those under way, within
-# these bounds. So the process begins early, and one that has enough to do is not woken for each few.
+# these bounds. So a process begins early, and one that has enough to do is woken less.
 _FEW, _SOME = 4, 8
 # Messages in a packet at most: between two packets, the process goes on with running lookups.
 _BATCH = 64

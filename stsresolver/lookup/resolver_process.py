@@ -87,14 +87,24 @@ class Process:
         self.full = None
         return True
 
-    def receive(self, buffer: bytearray) -> bytes:
-        """Return the packet that has come, empty after the end. `buffer`: used to read it."""
+    def receive(self, buffer: bytearray) -> bytes | None:
+        """Return the packet that has come, empty after the end, None if none has come.
+
+        `buffer`: used to read it.
+        """
         try:
             size = self.socket.recv_into(buffer)
+        except BlockingIOError:
+            return None
         except ConnectionError:
             return b""
         self.heard = time.monotonic()
         return bytes(memoryview(buffer)[:size])
+
+    def hang_up(self) -> None:
+        """Have the listening thread see the end of the process."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def kill(self) -> None:
         """Kill the process, which is still to be reaped."""

@@ -17,10 +17,10 @@ import logging
 import math
 import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 
 from ..mta_sts.results import Cause, Failure
 from ..version import __version__
@@ -40,14 +40,16 @@ _START = 30.0
 _FULL = 1.0
 # Seconds for which a question waits while no process runs.
 _WAIT = 2.0
+# Seconds for which the listening thread waits at least before it looks at time limits again.
+_PAUSE = 0.1
 # Seconds without a question after which the listening thread has to be woken for the next one.
 _LULL = 1.0
 # Why a lookup fails while no process runs.
 _NONE = "no such process is running"
 # What is added in the log if a process ended before its first message.
 _EARLY = " before it was ready (standard error may say why; after an upgrade, restart the daemon)"
-# Runs a job, now or soon, on whatever thread is right for it.
-Hand = Callable[[Callable[[], None]], None]
+# Has a job run on another thread whenever a socket can be read.
+Watch = Callable[[socket.socket, Callable[[], None]], None]
 # The log levels that the process may use.
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
@@ -66,7 +68,7 @@ class ResolverProcess:
 
     `resolver`: the arguments of `Resolver` except the timeout, as values of JSON.
     `died`: called for each death on the listening thread. By default the questions fail.
-    `hand`: runs what calls `done` with the results that came, at once by default.
+    `watch`: has another thread read what the process says. By default the listening thread does.
     `tries`: of how many processes a question is asked that end before they answer.
     `losses`: how often the process ended by itself, was killed, or could not be started.
 
@@ -79,12 +81,14 @@ class ResolverProcess:
         resolver: Mapping[str, object],
         died: Died | None = None,
         tries: int = 2,
-        hand: Hand = lambda job: job(),
+        watch: Watch | None = None,
     ) -> None:
         self.losses = 0
         self._resolver = dict(resolver)
         self._died = died or _give_up
-        self._hand = hand
+        self._watch = watch
+        # One buffer for all packets: allocating one for each maps and unmaps memory every time.
+        self._buffer = bytearray(MAX_MESSAGE)
         # Guards the attributes below, and each send: the socket is not closed during one.
         self._lock = threading.Lock()
         self._questions = Questions(tries)
@@ -186,8 +190,8 @@ class ResolverProcess:
         `what`: `POLICY_ID`, `FETCH` or `RESOLVE`, which alone uses `known_ids`.
         `domain`: in A-labels.
         `timeout`: seconds for DNS and for HTTPS each.
-        `done`: runs where `hand` has it run, a failure on the listening thread. After `close` it
-        runs at once on this one.
+        `done`: runs on the thread that reads, or on the listening thread if the lookup is lost.
+        After `close` it runs at once on this one.
 
         The question is sent at the next `flush` or earlier.
         """
@@ -286,13 +290,15 @@ class ResolverProcess:
         _fail(over, _NONE)
 
     def _wait(self, child: Process | None, seconds: float | None) -> bool:
-        """Wait for the bell or a packet of the child; return whether a packet can be read."""
+        """Wait for the bell, or the child; return whether to read what it says, or its end."""
         assert self._bell is not None
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
         if child is not None:
+            # Its end is seen in any case.
+            packets = select.POLLIN if self._watch is None else 0
             room = select.POLLOUT if child.full is not None else 0
-            poll.register(child.socket, select.POLLIN | room)
+            poll.register(child.socket, packets | room)
         came = False
         for descriptor, event in poll.poll(None if seconds is None else max(0.0, seconds) * 1000):
             if descriptor == self._bell:
@@ -303,24 +309,26 @@ class ResolverProcess:
 
     def _live(self) -> None:
         """Start a process and listen to it until it ends."""
+
+        def read() -> None:
+            self._read(child)
+
         level = logging.getLogger("stsresolver").getEffectiveLevel()
         child = start(self._resolver, level)
         try:
             self._child = child
             self._tried.set()
+            if self._watch is not None:
+                self._watch(child.socket, read)
             self._listen(child)
         finally:
             self._end(child)
 
     def _listen(self, child: Process) -> None:
-        """Read the messages of a process and keep the time limits, until it ends."""
-        # One buffer for all packets: allocating one for each maps and unmaps memory every time.
-        buffer = bytearray(MAX_MESSAGE)
+        """Keep the time limits of a process until it ends, and read what it says."""
         while not self._over:
-            if self._wait(child, self._seconds(child)):
-                packet = child.receive(buffer)
-                if not packet or not self._take(child, packet):
-                    return
+            if self._wait(child, self._seconds(child)) and not self._read(child):
+                return
             self._end_overdue(child)
             with self._lock:
                 self._send()
@@ -329,7 +337,8 @@ class ResolverProcess:
         """Return how many seconds to wait for messages, None for no limit."""
         now = time.monotonic()
         with self._lock:
-            end = self._questions.next_end()
+            # Answered questions have their ends too, and there may be thousands a second.
+            end = max(self._questions.next_end(), now + _PAUSE)
             if child.full is not None:
                 end = min(end, child.full + _FULL)
             if child.state is State.LOADING:
@@ -339,6 +348,20 @@ class ResolverProcess:
                 end = child.heard + _LULL
             self._wakes = end
         return None if end == math.inf else end - now
+
+    # ON THE THREAD THAT READS
+
+    def _read(self, child: Process) -> bool:
+        """Read a packet of a process, and take what it says; return False at its end."""
+        with self._lock:
+            # Else its socket is closed.
+            packet = child.receive(self._buffer) if self._child is child else b""
+        if packet is None:
+            return True
+        if packet and self._take(child, packet):
+            return True
+        child.hang_up()
+        return False
 
     def _take(self, child: Process, packet: bytes) -> bool:
         """Take the messages in a packet; return False if one of them is invalid."""
@@ -352,8 +375,10 @@ class ResolverProcess:
                     others.append(message)
                 elif question := self._questions.answered(int(number)):
                     results.append((question.wanted, message))
-        if results:
-            self._hand(partial(_finish_all, results))
+            if self._over:
+                self._ring()
+        for wanted, message in results:
+            finish(wanted, _result(message))
         try:
             for message in others:
                 self._take_other(child, message)
@@ -371,6 +396,7 @@ class ResolverProcess:
                 child.greeted = True
                 with self._lock:
                     child.become(State.READY)
+                    self._send()
                 if version != __version__:
                     log.error(
                         "stsresolver was %s when this daemon started and is %.40s now:"
@@ -382,6 +408,8 @@ class ResolverProcess:
                 log.log(level, "%s", text[:MAX_LINE])
             case _:
                 raise ValueError(f"unknown type of message, or wrong values: {what[:40]!a}")
+
+    # ON THE LISTENING THREAD
 
     def _end_overdue(self, child: Process) -> None:
         """Fail the questions whose time is over, and kill a process that hangs.
@@ -428,11 +456,6 @@ class ResolverProcess:
             log.error("the resolver process ended%s, %s: starting another", early, _how(status))
             if child.greeted:
                 self._died(under_way | child.overdue, [question.wanted for question in over])
-
-
-def _finish_all(results: Iterable[tuple[Wanted, bytes]]) -> None:
-    for wanted, message in results:
-        finish(wanted, _result(message))
 
 
 def _result(message: bytes) -> Result:

@@ -10,6 +10,7 @@ once. Then those that have been idle longest give way to them (`idle_limits`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
@@ -95,6 +96,8 @@ class Connections:
         self._listeners = {listener.fileno(): listener for listener in listeners}
         for listener in self._listeners.values():
             listener.setblocking(False)
+        # Other sockets, with what reads them, by descriptor.
+        self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
         self._accepting = False
         self._refused = False
         self._draining = False
@@ -231,6 +234,14 @@ class Connections:
                 self._accept_from(self._listeners[fd], now)
             waiting = backlog.poll(0)
 
+    def watch(self, one: socket.socket, job: Callable[[], None]) -> None:
+        """Call `job` whenever a socket that is no client's can be read, until it is closed."""
+        self._watched = {fd: each for fd, each in self._watched.items() if each[0].fileno() == fd}
+        # It may be closed already.
+        with contextlib.suppress(ValueError):
+            self._poll.register(one, _IN)
+            self._watched[one.fileno()] = one, job
+
     def accept(self) -> None:
         """Accept new connections from now on."""
         self.again = self.crowded = math.inf
@@ -344,6 +355,9 @@ class Connections:
             self._wake.recv(4096)
         elif fd in self._listeners:
             self._accept_from(self._listeners[fd], now)
+        elif fd in self._watched:
+            _, job = self._watched[fd]
+            job()
 
     def _end(self, connection: Connection) -> None:
         """Close a connection, once what it asked for is answered."""

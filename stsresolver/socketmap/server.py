@@ -201,6 +201,11 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         """Make a call that does not block on the serving thread, in its next turn."""
         self._tell(call)
 
+    def watch(self, one: socket.socket, job: Job) -> None:
+        """Run a job that does not block on the serving thread whenever a socket can be read."""
+        # As a message, like all that is not a client's.
+        self._tell(self._connections.watch, one, lambda: self._messages.append((job, ())))
+
     def load(self) -> Load:
         """Look at how much there is to do."""
         return Load(

@@ -51,7 +51,7 @@ from stsresolver.mta_sts.policy import parse_policy
 class ResolverPool:
     absence = 0.0
 
-    def __init__(self, resolver, hand):
+    def __init__(self, resolver, watch):
         pass
 
     def start(self):

@@ -18,7 +18,7 @@ import stsresolver
 from stsresolver.lookup import resolver_process
 from stsresolver.lookup.messages import MAX_MESSAGE
 from stsresolver.lookup.pool import ResolverPool
-from stsresolver.lookup.supervisor import Hand, ResolverProcess
+from stsresolver.lookup.supervisor import ResolverProcess, Watch
 from tests.lookup import processes
 from tests.lookup.processes import NAMES, ROOT, Served, children, reply, sockets_to_children
 from tests.support.hostile_dns import NameServer, addresses, code, nodata, txt
@@ -74,7 +74,7 @@ def ending(caplog) -> Iterator[list[ResolverProcess | ResolverPool]]:
 def process(ending) -> Callable[..., ResolverProcess]:
     """Return what starts a process."""
 
-    def begin(settings: dict[str, object] | None = None, **more: Hand) -> ResolverProcess:
+    def begin(settings: dict[str, object] | None = None, **more: Watch) -> ResolverProcess:
         one = ResolverProcess(settings or {}, **more)
         ending.append(one)
         one.start()

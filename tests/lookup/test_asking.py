@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import queue
+import select
+import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,17 +95,20 @@ def test_lookups_run_side_by_side(served, process):
         assert list(found) == [str(n) for n in range(NAMES)]
 
 
-def test_what_follows_from_results_is_done_where_it_is_handed_to(served, process):
-    jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    results: list[Result] = []
-    one = process(served.settings, hand=jobs.put)
-    one.ask(POLICY_ID, "1.example", TIMEOUT, (), results.append)
-    one.flush()
-    job = jobs.get(timeout=DEADLINE)
-    assert results == []
+def test_results_are_read_by_the_thread_that_watches(served, process):
+    watched: queue.SimpleQueue[tuple[socket.socket, Callable[[], None]]] = queue.SimpleQueue()
+    threads: list[int] = []
+    one = process(served.settings, watch=lambda *these: watched.put(these))
+    for name in "1.example", "2.example":
+        one.ask(POLICY_ID, name, TIMEOUT, (), lambda result: threads.append(threading.get_ident()))
+        one.flush()
+    reads, job = watched.get(timeout=DEADLINE)
+    while one.under_way:
+        assert select.select([reads], [], [], DEADLINE)[0]
+        job()
+    assert threads == [threading.get_ident()] * 2
     job()
-    assert results == ["1"]
-    assert one.under_way == 0
+    assert one.ready, "there is nothing to read, which is no end"
 
 
 def test_many_questions_are_sent_before_the_flush(served, process):

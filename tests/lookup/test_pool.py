@@ -27,7 +27,7 @@ class Process:
     refuses = False
     slow = False
 
-    def __init__(self, resolver, died=None, tries=2, hand=None):
+    def __init__(self, resolver, died=None, tries=2, watch=None):
         self.settings = resolver
         self.ready = False
         self.pid = None
