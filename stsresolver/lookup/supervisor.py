@@ -289,23 +289,18 @@ class ResolverProcess:
             over = self._questions.older(then)
         _fail(over, _NONE)
 
-    def _wait(self, child: Process | None, seconds: float | None) -> bool:
-        """Wait for the bell, or the child; return whether to read what it says, or its end."""
+    def _wait(self, child: Process | None, seconds: float | None) -> None:
+        """Wait for the bell, for what the child says if nobody else does, or for its end."""
         assert self._bell is not None
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
         if child is not None:
-            # Its end is seen in any case.
             packets = select.POLLIN if self._watch is None else 0
             room = select.POLLOUT if child.full is not None else 0
             poll.register(child.socket, packets | room)
-        came = False
-        for descriptor, event in poll.poll(None if seconds is None else max(0.0, seconds) * 1000):
+        for descriptor, _ in poll.poll(None if seconds is None else max(0.0, seconds) * 1000):
             if descriptor == self._bell:
                 os.eventfd_read(self._bell)
-            elif event & ~select.POLLOUT:
-                came = True
-        return came
 
     def _live(self) -> None:
         """Start a process and listen to it until it ends."""
@@ -327,7 +322,9 @@ class ResolverProcess:
     def _listen(self, child: Process) -> None:
         """Keep the time limits of a process until it ends, and read what it says."""
         while not self._over:
-            if self._wait(child, self._seconds(child)) and not self._read(child):
+            self._wait(child, self._seconds(child))
+            # Whoever reads as a rule: one that has said something does not hang.
+            if not self._read(child):
                 return
             self._end_overdue(child)
             with self._lock:

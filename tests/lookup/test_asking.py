@@ -111,6 +111,22 @@ def test_results_are_read_by_the_thread_that_watches(served, process):
     assert one.ready, "there is nothing to read, which is no end"
 
 
+def test_one_whose_answers_wait_to_be_read_does_not_hang(served, process, monkeypatch, caplog):
+    """The thread that reads may have been stopped."""
+    monkeypatch.setattr(supervisor, "_SLACK", 0.1)
+    watched: queue.SimpleQueue[tuple[socket.socket, Callable[[], None]]] = queue.SimpleQueue()
+    results: list[Result] = []
+    one = process(served.settings, watch=lambda *these: watched.put(these))
+    reads, job = watched.get(timeout=DEADLINE)
+    while not one.ready:
+        assert select.select([reads], [], [], DEADLINE)[0]
+        job()
+    one.ask(POLICY_ID, "1.example", 0.5, (), results.append)
+    one.flush()
+    wait_for(lambda: results, "the listening thread to look")
+    assert errors(caplog) == []
+
+
 def test_many_questions_are_sent_before_the_flush(served, process):
     results: queue.SimpleQueue[Result] = queue.SimpleQueue()
     one = process(served.settings)
