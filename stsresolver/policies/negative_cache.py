@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import MutableMapping
+from typing import TypeVar
 
 import cachetools
 
 from ..mta_sts.policy import Mode
 from .misses import Key, Miss, Pause
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 # Entries of each table; the least recently used is dropped.
 _MAX_MISSES = 50_000
@@ -54,10 +58,7 @@ class NegativeCache:
     def remember(self, key: Key, miss: Miss | None) -> None:
         """Keep a miss in place of the last one; None forgets that, since a policy was found."""
         with self._lock:
-            if miss is None:
-                self._misses.pop(key, None)
-            else:
-                self._misses[key] = miss
+            _keep(self._misses, key, miss)
 
     def scan(self) -> list[tuple[Key, Miss]]:
         """Return all misses, old ones included."""
@@ -75,13 +76,17 @@ class NegativeCache:
     def lapse(self, domain: str, mode: Mode | None) -> None:
         """Keep the mode of a policy that has ended; None forgets it, since a lookup followed."""
         with self._lock:
-            if mode is None:
-                self._lapsed.pop(domain, None)
-            else:
-                self._lapsed[domain] = mode
+            _keep(self._lapsed, domain, mode)
 
     def pause(self, key: Key, pause: Pause) -> None:
         """Keep a pause in place of an earlier one of the same id."""
         with self._lock:
             others = [one for one in self._pauses.get(key, ()) if one.id != pause.id]
             self._pauses[key] = (*others[1 - _MAX_PAUSES :], pause)
+
+
+def _keep(table: MutableMapping[_Key, _Value], key: _Key, value: _Value | None) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value

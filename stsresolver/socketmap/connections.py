@@ -279,7 +279,7 @@ class Connections:
     def _read(self, connection: Connection, now: float) -> None:
         if connection.waiting:
             # What it sends now is read once it has its reply.
-            self._watch(connection, 0)
+            self._poll_for(connection, 0)
             return
         try:
             data = connection.socket.recv(_READ)
@@ -334,9 +334,9 @@ class Connections:
         if connection.ending and connection.idle:
             self.close(connection)
         else:
-            self._watch(connection, _OUT if connection.unsent else _IN)
+            self._poll_for(connection, _OUT if connection.unsent else _IN)
 
-    def _watch(self, connection: Connection, events: int) -> None:
+    def _poll_for(self, connection: Connection, events: int) -> None:
         """Wait for room to write, for a request, or (0) only for the end of the connection."""
         if events != connection.events:
             self._poll.modify(connection.fd, events)
