@@ -36,12 +36,6 @@ class NextHop(NamedTuple):
         return f"{name}:{self.port}" if self.port else name
 
 
-def policy_domain(next_hop: bytes) -> str | None:
-    """Return the policy domain of a next hop, None where there cannot be one."""
-    found = parse_next_hop(next_hop)
-    return found.domain if found is not None else None
-
-
 def parse_next_hop(next_hop: bytes) -> NextHop | None:
     """Return the parts of a next hop, None where it can have no policy domain (RFC 8461 §3.4).
 
