@@ -10,6 +10,7 @@ once. Then those that have been idle longest give way to them (`idle_limits`).
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import logging
@@ -27,6 +28,8 @@ from .reply_cache import ReplyCache
 
 log = logging.getLogger(__name__)
 
+# Seconds for which the serving thread does anything else before it repeats replies again.
+SLICE = 0.001
 # Seconds without accepting after the process ran out of descriptors.
 ACCEPT_PAUSE = 1.0
 # How often connections that are idle give way, while new ones are not accepted (seconds).
@@ -98,6 +101,8 @@ class Connections:
             listener.setblocking(False)
         # Other sockets, with what reads them, by descriptor.
         self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
+        # Those whose data was read, and may be a first request: that takes longer to answer.
+        self._put_off: collections.deque[Connection] = collections.deque()
         self._accepting = False
         self._refused = False
         self._draining = False
@@ -114,28 +119,57 @@ class Connections:
         """
         now = time.monotonic()
         while True:
+            if self._put_off:
+                due = now
             events = self._poll.poll(None if due == math.inf else max(0.0, due - now), _BATCH)
             now = time.monotonic()
             others = self._repeat(events, now)
             for fd, event, data in others:
-                connection = self._open.get(fd)
-                try:
-                    if connection is None:
-                        self._other_descriptor(fd, now)
-                    elif data is not None:
-                        self._received(connection, data, now)
-                    elif event == _IN:
-                        self._read(connection, now)
-                    else:
-                        self._other_event(connection, event, now)
-                except MemoryError:
-                    self._out_of_memory(connection, now)
-                except Exception:
-                    log.exception("internal error while serving a connection")
-                    if connection is not None:
-                        self.close(connection)
+                if data:
+                    self._open[fd].received = data
+                    self._put_off.append(self._open[fd])
+                else:
+                    self._see_to(fd, event, now)
+            self._look_at_some(now)
             if others or not events or now >= due:
                 return now
+
+    @property
+    def put_off(self) -> bool:
+        """Whether requests that were read are still to be looked at."""
+        return bool(self._put_off)
+
+    def _look_at_some(self, now: float) -> None:
+        """Look at requests that were put off, for about `SLICE` seconds."""
+        end = now + SLICE
+        while self._put_off:
+            connection = self._put_off.popleft()
+            if self._open.get(connection.fd) is connection:
+                self._see_to(connection.fd, 0, now)
+            if time.monotonic() >= end:
+                return
+
+    def _see_to(self, fd: int, event: int, now: float) -> None:
+        """Do what an event asks for, or (0) look at what was read of a connection.
+
+        What goes wrong costs no more than this connection.
+        """
+        connection = self._open.get(fd)
+        try:
+            if connection is None:
+                self._other_descriptor(fd, now)
+            elif event == _IN:
+                self._read(connection, now)
+            elif event:
+                self._other_event(connection, event, now)
+            else:
+                self._advance(connection, now)
+        except MemoryError:
+            self._out_of_memory(connection, now)
+        except Exception:
+            log.exception("internal error while serving a connection")
+            if connection is not None:
+                self.close(connection)
 
     # THE FAST PATH: a whole request alone, whose reply is cached. Nearly all requests are such, and
     # each step less is felt, so it goes round `Conversation`.
@@ -262,6 +296,8 @@ class Connections:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        while self._put_off:
+            self._look_at_some(now)
         for connection in list(self._open.values()):
             if connection.idle:
                 self._read(connection, now)
@@ -288,15 +324,10 @@ class Connections:
         except OSError as error:
             self._lost(connection, error)
             return
-        self._received(connection, data, now)
-
-    def _received(self, connection: Connection, data: bytes, now: float) -> None:
-        """Take what a client sent; nothing is its end."""
-        if not data:
-            self._end(connection)
-            return
         connection.received += data
         self._advance(connection, now)
+        if not data:
+            self._end(connection)
 
     def _advance(self, connection: Connection, now: float) -> None:
         """Answer the requests that have come whole, up to the first that has to wait."""

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from ..counters import Durations
-from .connections import Connection, Connections
+from .connections import SLICE, Connection, Connections
 from .netstring import MAX_REPLY
 from .reply_cache import Reply, ReplyCache
 
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 ANSWER_LIMIT = 20.0
 # Seconds that `switch` waits for a serving thread that may have ended.
 SWITCH_LIMIT = 5.0
-# Seconds for which the serving thread does what others ask, before it looks at clients again.
-SLICE = 0.002
 # How often idle connections are looked for (seconds).
 IDLE_ROUND = 60.0
 # Seconds until another thread is tried, after one could not be started.
@@ -325,7 +323,7 @@ class SocketmapServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         self._take_messages()
         if now >= due:
             self._see_to_time(now)
-        if self._asked:
+        if self._asked and not self._connections.put_off:
             self._asked = False
             self.after_turn()
         if self._queue or self._behind:

@@ -17,12 +17,12 @@ from collections.abc import Callable
 
 import pytest
 
-from stsresolver.socketmap import server
+from stsresolver.socketmap import connections, server
 from stsresolver.socketmap.netstring import MAX_REPLY
 from stsresolver.socketmap.reply_cache import MAX_REQUEST as MAX_READY_REQUEST
 from stsresolver.socketmap.reply_cache import Reply
 from tests.support.served import Source, warnings
-from tests.support.socketmap_client import DEADLINE, frame, wait_for
+from tests.support.socketmap_client import DEADLINE, Client, frame, wait_for
 
 # REPLIES
 
@@ -272,6 +272,81 @@ def test_lookup_that_raises_between_others_is_answered(serve, before):
         assert client.reply() == b"TEMP "
         assert client.reply() == b"NOW zone now c"
         assert other.ask(b"zone later d") == b"LATER zone later d"
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch):
+    """Have the server hand on one request between the rounds for repeated ones."""
+    monkeypatch.setattr(connections, "SLICE", 0.0)
+
+
+def at_once(served, clients, last=lambda client: None):
+    """Send a first request from each client, all of which the server reads in one round."""
+    held, gate = threading.Event(), threading.Event()
+
+    def hold():
+        held.set()
+        gate.wait(DEADLINE)
+
+    served.server.soon(hold)
+    assert held.wait(DEADLINE)
+    for number, client in enumerate(clients):
+        client.send(frame(b"zone later %d" % number))
+        last(client)
+    gate.set()
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+def test_repeated_requests_do_not_wait_for_many_first_ones(serve):
+    served = serve()
+    look_up = served.source.look_up
+    with contextlib.ExitStack() as stack:
+        known, *new = [stack.enter_context(served.client()) for _ in range(4)]
+        assert known.ask(b"zone ready") == b"READY zone ready"
+        before = []
+
+        def another(request, deliver):
+            # A repeated request comes while the first of the new ones is handed on.
+            if not before:
+                known.send(frame(b"zone ready"))
+            before.append(not known.has_nothing_to_read())
+            look_up(request, deliver)
+
+        served.source.look_up = another
+        at_once(served, new)
+        assert [one.reply() for one in new] == [b"LATER zone later %d" % n for n in range(3)]
+        assert before == [False, True, True], "it was answered before the second"
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+def test_first_requests_of_clients_that_say_no_more_are_answered(serve):
+    served = serve()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(served.client()) for _ in range(3)]
+        at_once(served, clients, Client.finish)
+        for number, client in enumerate(clients):
+            assert client.reply() == b"LATER zone later %d" % number
+            assert client.is_closed()
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+def test_first_requests_that_were_read_are_answered_in_a_stop(serve):
+    served = serve()
+    look_up = served.source.look_up
+
+    def stop(request, deliver):
+        if not served.server._stops:
+            served.server.stop()
+        look_up(request, deliver)
+
+    served.source.look_up = stop
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(served.client()) for _ in range(3)]
+        at_once(served, clients)
+        for number, client in enumerate(clients):
+            assert client.reply() == b"LATER zone later %d" % number
+    assert served.has_ended()
+    assert served.clean
 
 
 def test_jobs_behind_wait_until_the_queue_is_empty(serve):
