@@ -34,9 +34,9 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "Connection": "close",
 }
-# Bytes read for one policy, with TLS, headers and chunk sizes: chunks of one byte still fit.
-# A header costs several times its size.
-_MAX_READ = 8 * MAX_POLICY_SIZE
+# Bytes read for one policy, with TLS, header and chunk sizes: chunks of 16 bytes still fit. A large
+# header and small chunks cost many times what a body does.
+_MAX_READ = 2 * MAX_POLICY_SIZE
 
 
 class Fetcher:

@@ -15,9 +15,9 @@ from . import certificate_guard
 from .deadline import BoundedSocket
 from .steps import Steps
 
-# Bytes that a read takes from the socket at most: a TLS record with its frame. In a handshake, the
-# certificates of an honest policy host: others have to wait for a turn before we compute more.
-_PART = 17_408
+# Bytes that a read takes from the socket at most: what an honest policy host sends, and in a
+# handshake its certificates. Others have to wait for a turn before we compute more.
+_PART = 2_048
 _HANDSHAKE_PART = 8192
 # Bytes that are read for a handshake at most: `certificate_list` lets 50 kB of certificates pass.
 _HANDSHAKE = 60_000

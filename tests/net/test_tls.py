@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from stsresolver.net.steps import run
+from stsresolver.net.steps import clock, run
 from stsresolver.net.tls import TooMuch
 from tests.net.conftest import HOST
 from tests.support.authority import Authority
@@ -111,6 +111,32 @@ def test_a_handshake_has_a_lower_one(handshake):
         pytest.raises(TooMuch, match="more than 60000 bytes"),
     ):
         handshake(server)
+
+
+def test_a_turn_takes_no_more_than_an_honest_host_sends(handshake, authority):
+    """What is computed for chunks of one byte would delay the lookups of others."""
+    with PolicyHost(raw(b"x" * 100_000), authority.server(HOST)) as server:
+        tls = handshake(server)
+        run(tls.sendall(REQUEST))
+        turns = []
+        while part := run(counted(tls.recv(65536), turns)):
+            assert part == b"x" * len(part)
+    assert sum(turns) > 100_000
+    assert max(turns) <= 2048
+
+
+def counted(steps, turns):
+    """Take steps, and append the bytes that each received."""
+    came = None
+    while True:
+        clock.received = 0
+        try:
+            wait = steps.send(came)
+        except StopIteration as end:
+            return end.value
+        finally:
+            turns.append(clock.received)
+        came = yield wait
 
 
 @pytest.mark.requirement("HTTP-22")
