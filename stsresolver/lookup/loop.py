@@ -12,7 +12,8 @@ come or whose time is over.
 
 Lookups that have used little CPU go on before those that have used much, so that no policy host
 delays the others by what it has us compute. Up to `USUAL` seconds all are equal, and the first one
-goes on first.
+goes on first. After the turn of one that has used more than `LAVISH`, those that have used much
+pause for as long: the other half of the time is for lookups to come, and for the rest of the host.
 
 The clock of a lookup (`steps.now`) stands still while it is ready. After `NO_TURN` seconds of that
 it gets `steps.NoTurn` instead of its event.
@@ -35,11 +36,13 @@ from typing import Any
 
 from ..net.steps import NoTurn, Steps, Wait, clock
 
-# Seconds of CPU that a lookup uses as a rule, at most: one with a policy takes 1.5 ms. Each byte
-# that it has received counts as well, because OpenSSL computes when the certificates are complete:
-# those of an honest policy host are 8 kB at most.
-USUAL = 0.005
+# Seconds of CPU that a lookup uses as a rule, at most: one with a policy takes 1.5 ms, on a slow
+# machine 4. Each byte that it has received counts as well, because OpenSSL computes when the
+# certificates are complete: those of an honest policy host are 8 kB at most.
+USUAL = 0.01
 BYTE = 0.4e-6
+# Seconds of CPU that hardly any honest policy host has a lookup use.
+LAVISH = 2 * USUAL
 # Seconds for which ready lookups run before the loop looks at the network again.
 SLICE = 0.002
 # Seconds for which a question is put off at most.
@@ -95,6 +98,8 @@ class Loop:
         # Those that have used much, in the order in which they became ready, with `ready`. One that
         # had its turn stays in it until it is first.
         self._line: deque[tuple[float, _Lookup]] = deque()
+        # When the next of those may have a turn (monotonic).
+        self._much_at = -math.inf
         self._number = itertools.count()
         # Since when a question is put off (monotonic), inf while none is.
         self._asked = math.inf
@@ -110,11 +115,8 @@ class Loop:
         """Wait until a lookup can go on, and run some; return whether to take questions now."""
         self._watch(self._under_way < self._most)
         began = time.monotonic()
-        timeout = None
-        if self._ready:
-            timeout = 0.0
-        elif self._ends:
-            timeout = max(0.0, self._ends[0][0] - began)
+        due = self._due(began)
+        timeout = None if due == math.inf else max(0.0, due - began)
         polled = self._poll.poll(timeout)
         now = time.monotonic()
         # What the poll takes beyond its timeout, this process had no CPU.
@@ -139,6 +141,13 @@ class Loop:
             return True
         return False
 
+    def _due(self, now: float) -> float:
+        """Return when there is something to do, if no event comes before (monotonic)."""
+        if self._usual_are_ready():
+            return now
+        end = self._ends[0][0] if self._ends else math.inf
+        return min(end, self._much_at) if self._ready else end
+
     def _make_ready(self, lookup: _Lookup, came: Collection[int], since: float) -> None:
         """Have a lookup wait for its turn. `since`: when it could have had it (monotonic)."""
         self._forget(lookup)
@@ -154,9 +163,9 @@ class Loop:
         return bool(self._ready) and self._ready[0][0] == 0.0
 
     def _run_slice(self, now: float) -> float:
-        """Run ready lookups for `SLICE` seconds, one at least. Return when that is (monotonic)."""
+        """Run ready lookups for about `SLICE` seconds. Return when that is (monotonic)."""
         end = now + SLICE
-        while self._ready:
+        while self._usual_are_ready() or (self._ready and now >= self._much_at):
             lookup = self._next(now) if self._line else heapq.heappop(self._ready)[2]
             if lookup.ready is not None:
                 lookup.late += now - lookup.ready
@@ -165,7 +174,9 @@ class Loop:
                     self._run(lookup, lookup.steps.send, lookup.came)
                 else:
                     self._run(lookup, lookup.steps.throw, NoTurn())
-                now = time.monotonic()
+                began, now = now, time.monotonic()
+                if lookup.used > LAVISH:
+                    self._much_at = now + (now - began)
                 if now >= end:
                     break
         return now

@@ -273,6 +273,31 @@ def test_what_a_lookup_has_received_counts_in_advance(place, one_a_turn):
     assert place.done == ["little", "much"]
 
 
+def test_those_that_have_used_much_pause_after_one_that_is_lavish(place, one_a_turn):
+    lavish = start(place, "lavish", 2 * loop.LAVISH, 0.1)
+    much = start(place, "much", 3 * loop.LAVISH)
+    for one in lavish, much:
+        one.send(b"x")
+    place.loop.turn()
+    turned = time.monotonic()
+    start(place, "usual", 0.0).send(b"x")
+    place.turns(2)
+    assert place.done == ["usual", "much"]
+    assert time.monotonic() > turned + 0.09
+
+
+def test_a_time_limit_ends_while_those_pause(place, one_a_turn):
+    ours, _ = place.pair()
+    lavish = start(place, "lavish", 2 * loop.LAVISH, 0.1)
+    much = start(place, "much", 3 * loop.LAVISH)
+    for one in lavish, much:
+        one.send(b"x")
+    place.loop.turn()
+    place.start("late", (ours, select.POLLIN, later(0.01)))
+    place.turns(1)
+    assert place.done == [("late", [False])]
+
+
 def test_after_a_slice_it_looks_at_the_network_again(place, monkeypatch):
     monkeypatch.setattr(loop, "SLICE", 0.02)
     ready = [start(place, name, 0.0) for name in "abcd"]
