@@ -201,8 +201,8 @@ class Loop:
         except StopIteration as end:
             self._under_way -= lookup.size
             lookup.done(end.value)
-            return
-        lookup.used += time.thread_time() - before + clock.received * BYTE
+        finally:
+            lookup.used += time.thread_time() - before + clock.received * BYTE
 
     def _wait(self, lookup: _Lookup, wait: Wait) -> bool:
         lookup.wait = wait

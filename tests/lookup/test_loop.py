@@ -286,6 +286,24 @@ def test_those_that_have_used_much_pause_after_one_that_is_lavish(place, one_a_t
     assert time.monotonic() > turned + 0.09
 
 
+def test_the_last_step_of_one_that_is_lavish_counts(place, one_a_turn):
+    ours, theirs = place.pair()
+
+    def lavish():
+        yield waiting(ours, select.POLLIN, later())
+        compute(0.1)
+        return "lavish"
+
+    place.loop.start(lavish(), place.done.append)
+    theirs.send(b"x")
+    start(place, "much", MUCH).send(b"x")
+    place.turns(1)
+    turned = time.monotonic()
+    place.turns(2)
+    assert place.done == ["lavish", "much"]
+    assert time.monotonic() > turned + 0.09
+
+
 def test_a_time_limit_ends_while_those_pause(place, one_a_turn):
     ours, _ = place.pair()
     lavish = start(place, "lavish", 2 * loop.LAVISH, 0.1)
