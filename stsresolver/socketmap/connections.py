@@ -125,11 +125,7 @@ class Connections:
             now = time.monotonic()
             others = self._repeat(events, now)
             for fd, event, data in others:
-                if data:
-                    self._open[fd].received = data
-                    self._put_off.append(self._open[fd])
-                else:
-                    self._see_to(fd, event, now)
+                self._see_to(fd, event, data, now)
             self._look_at_some(now)
             if others or not events or now >= due:
                 return now
@@ -145,19 +141,22 @@ class Connections:
         while self._put_off:
             connection = self._put_off.popleft()
             if self._open.get(connection.fd) is connection:
-                self._see_to(connection.fd, 0, now)
+                self._see_to(connection.fd, 0, None, now)
             if time.monotonic() >= end:
                 return
 
-    def _see_to(self, fd: int, event: int, now: float) -> None:
-        """Do what an event asks for, or (0) look at what was read of a connection.
+    def _see_to(self, fd: int, event: int, data: bytes | None, now: float) -> None:
+        """Do what an event asks for, or (0) look at what was put off.
 
-        What goes wrong costs no more than this connection.
+        `data`: what was read already. What goes wrong costs no more than this connection.
         """
         connection = self._open.get(fd)
         try:
             if connection is None:
                 self._other_descriptor(fd, now)
+            elif data:
+                connection.received = data
+                self._put_off.append(connection)
             elif event == _IN:
                 self._read(connection, now)
             elif event:
